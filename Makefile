@@ -1,0 +1,56 @@
+# The commands of this project. `make` alone lists them.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed-at
+# How many test processes; 2 cores are the machine these tests are sized for.
+JOBS   ?= 2
+
+.PHONY: help install demo test test-long lint types format bench lock clean
+
+help:  ## list these commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(STAMP) relocate  ## make .venv with the pinned dependencies
+
+$(STAMP): requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Flux needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@rm -f $@ && touch $@
+
+# The environment holds this folder's absolute path in two places (the scripts and the link to src/); a checkout
+# that was moved or copied is linked again, which needs no network.
+.PHONY: relocate
+relocate: $(STAMP)
+	@test "$$(cat $(STAMP))" = "$(CURDIR)" || { \
+	  $(PY) -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation --force-reinstall -e . \
+	  && printf '%s' "$(CURDIR)" > $(STAMP).new && mv $(STAMP).new $(STAMP); }
+
+demo: install  ## a simulated site, live, from an empty folder (Ctrl-C stops it)
+	$(PY) -m flux demo
+
+test: install  ## the test suite (under 6 minutes on 2 cores)
+	$(PY) -m pytest -n $(JOBS)
+
+test-long: install  ## what takes longer: kill loops, fuzzing, soak
+	$(PY) -m pytest -m long --timeout 1800 -n $(JOBS)
+
+lint: install  ## ruff
+	$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+types: install  ## mypy --strict
+	$(PY) -m mypy
+
+format: install  ## let ruff rewrite what it can
+	$(PY) -m ruff check --fix . ; $(PY) -m ruff format .
+
+bench: install  ## every benchmark; each prints a ratio measured in the same run
+	$(PY) -m benchmarks
+
+lock: install  ## pin the dependencies of pyproject.toml anew (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet -o requirements.txt
+
+clean:  ## remove the environment, caches and the demo's data
+	rm -rf $(VENV) .flux .pytest_cache .mypy_cache .ruff_cache .hypothesis

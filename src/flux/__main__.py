@@ -1,0 +1,3 @@
+from flux.cli.app import main
+
+main()

@@ -1,0 +1,131 @@
+"""YAML 1.2 files checked whole against a pydantic model; what is wrong is named by file, line, field and value.
+
+``17:00`` stays text, a key written twice is an error, and a misspelt key is met with the nearest that exists.
+"""
+
+import difflib
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedBase
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from flux.errors import InputError
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+_MAX_PROBLEMS = 10
+
+
+class YamlDocument:
+    """A parsed file that still knows the line of each key."""
+
+    def __init__(self, text: str, source: str) -> None:
+        self.source = source
+        try:
+            self.data: Any = YAML(typ="rt", pure=True).load(io.StringIO(text))
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            where = f"{source}:{mark.line + 1}" if mark else source
+            problem = " ".join(str(error.problem or error.context or error).split())
+            raise InputError(f"{where}: {problem}") from None
+        except YAMLError as error:
+            raise InputError(f"{source}: {' '.join(str(error).split())}") from None
+
+    def line_of(self, path: Iterable[int | str]) -> int:
+        """The 1-based line of the deepest part of ``path`` that exists in the file."""
+        node, line = self.data, 1
+        for part in path:
+            if not isinstance(node, CommentedBase):
+                break
+            try:
+                marks = node.lc.key(part) if isinstance(node, Mapping) else node.lc.item(part)
+                node = node[part]  # type: ignore[index]  # a CommentedMap or CommentedSeq, which stubs don't say
+            except (KeyError, IndexError, TypeError, AttributeError):
+                continue  # a part that pydantic added to the path: the name of a union's member
+            if marks is not None:
+                line = marks[0] + 1
+        return line
+
+    def error(self, path: Iterable[int | str], message: str) -> InputError:
+        """An error about ``path``: ``site.yaml:17: controller.interval: message``."""
+        parts = list(path)
+        return InputError(f"{self.source}:{self.line_of(parts)}: {_dotted(parts)}: {message}")
+
+    def parse(self, model: type[ModelT], at: Iterable[str] = ()) -> ModelT:
+        """Validate the section ``at`` as ``model``; all problems are told in one error, a line each."""
+        section, prefix = self.data, tuple(at)
+        for key in prefix:
+            if not isinstance(section, Mapping) or key not in section:
+                raise self.error(prefix, "is missing")
+            section = section[key]
+        if not isinstance(section, Mapping):
+            raise InputError(f"{self.source}: expected keys and values, found {type(section).__name__}")
+        try:
+            return model.model_validate(plain(section))
+        except ValidationError as error:
+            problems = [self._describe(prefix, p, model) for p in error.errors(include_url=False)]
+            raise InputError("\n".join(dict.fromkeys(problems[:_MAX_PROBLEMS]))) from None
+
+    def _describe(self, prefix: tuple[str, ...], problem: Any, model: type[BaseModel]) -> str:
+        path = [*prefix, *problem["loc"]]
+        message = str(problem["msg"]).removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "unknown key" + _did_you_mean(str(path[-1]), model)
+        elif problem["type"] == "missing":
+            message = "is missing"
+        elif not isinstance(problem["input"], Mapping | list):
+            message = f"{problem['input']!r}: {message[:1].lower()}{message[1:]}"
+        return str(self.error(path, message))
+
+
+def load_yaml(path: Path) -> YamlDocument:
+    """Read and parse a file; a file that can't be read is an :class:`InputError` too."""
+    try:
+        return YamlDocument(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise InputError(f"{path}: {reason}") from None
+
+
+def plain(node: Any) -> Any:
+    """The node as ordinary dicts, lists, strings and numbers."""
+    if isinstance(node, Mapping):
+        return {key: plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [plain(value) for value in node]
+    if isinstance(node, bool) or node is None:
+        return node
+    for kind in (int, float, str):  # ruamel's scalars are subclasses that remember how they were written
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def _dotted(path: list[int | str]) -> str:
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text or "file"
+
+
+def _did_you_mean(key: str, model: type[BaseModel]) -> str:
+    known: set[str] = set()
+    stack: list[type[BaseModel]] = [model]
+    while stack:
+        current = stack.pop()
+        for name, info in current.model_fields.items():
+            if name not in known:
+                known.add(info.alias or name)
+                stack.extend(_models_in(info.annotation))
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]

@@ -1,0 +1,120 @@
+"""Devices and their metadata, as the registry holds them."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from flux.errors import InputError
+from flux.model.durations import Duration
+from flux.model.readings import DeviceId
+
+DeviceName = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
+SiteCode = Annotated[str, StringConstraints(min_length=1, max_length=50, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class DeviceType(StrEnum):
+    BESS = "bess"
+    METER = "meter"
+
+
+class MeterType(StrEnum):
+    """What a meter meters; each reads + for power flowing from the grid side into it."""
+
+    GRID = "grid"
+    GENERATION = "generation"
+    LOAD = "load"
+    STORAGE = "storage"
+
+
+class DeviceState(StrEnum):
+    """Where a device is in its life; see `docs/devices.md`."""
+
+    REGISTERED = "registered"
+    CONFIGURED = "configured"
+    TESTING = "testing"
+    ACTIVE = "active"
+    FAILED = "failed"
+    MAINTENANCE = "maintenance"
+    DECOMMISSIONED = "decommissioned"
+
+
+POLLED_STATES = frozenset({DeviceState.TESTING, DeviceState.ACTIVE})
+"""A device is polled when it is ``active`` and in one of these states."""
+
+
+class DeviceMetadata(BaseModel):
+    """What every kind of device may say of itself; unknown keys are kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    manufacturer: str | None = None
+    model: str | None = None
+    serial_number: str | None = None
+    firmware_version: str | None = None
+    host: str | None = None
+    port: int = Field(default=502, ge=1, le=65535)
+    modbus_address: int = Field(default=1, ge=0, le=255, description="unit id on its connection")
+    polling_interval: Duration | None = None
+    maintenance: Any = None
+
+
+class BessMetadata(DeviceMetadata):
+    """A battery storage system."""
+
+    template: str | None = None
+    capacity_kwh: float | None = Field(default=None, gt=0)
+    max_power_kw: float | None = Field(default=None, gt=0)
+    efficiency: float | None = Field(default=None, gt=0, le=1)
+
+    @property
+    def template_name(self) -> str | None:
+        return self.template
+
+
+class MeterMetadata(DeviceMetadata):
+    """A meter; ``invert`` is for a transformer that was mounted the wrong way round."""
+
+    register_map: str | None = None
+    meter_type: MeterType | None = None
+    phases: int | None = Field(default=None, ge=1, le=3)
+    ct_ratio: float = Field(default=1.0, gt=0)
+    vt_ratio: float = Field(default=1.0, gt=0)
+    invert: bool = False
+    max_power_kw: float | None = Field(default=None, gt=0)
+
+    @property
+    def template_name(self) -> str | None:
+        return self.register_map
+
+
+def parse_metadata(type: DeviceType, data: dict[str, Any], name: str = "device") -> BessMetadata | MeterMetadata:
+    """Validate ``data`` for a device of ``type``; the error names the key, its value and what is allowed."""
+    try:
+        return (BessMetadata if type is DeviceType.BESS else MeterMetadata).model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{name}: metadata {key} = {first['input']!r}: {first['msg']}") from None
+
+
+class Device(BaseModel):
+    """One row of ``mg_device_registry``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: DeviceId | UUID
+    name: DeviceName
+    type: DeviceType
+    site: SiteCode
+    metadata: BessMetadata | MeterMetadata
+    active: bool = True
+    state: DeviceState = DeviceState.REGISTERED
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def polled(self) -> bool:
+        return self.active and self.state in POLLED_STATES
