@@ -20,22 +20,17 @@ class Step(StrEnum):
     MODE = "mode"
 
 
-class PositivePower(StrEnum):
-    """What a positive number in the set-point register means; Flux itself says + discharge."""
-
-    DISCHARGE = "discharge"
-    CHARGE = "charge"
-
-
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, serialize_by_alias=True)
 
 
 class SetPoint(_Section):
-    """The register that takes the power, in kW once its scale is applied."""
+    """The register that takes the power: kW, + discharge, once its scale is applied.
+
+    The scale of a device that calls charging positive is negative.
+    """
 
     register_name: RegisterName = Field(alias="register")
-    positive: PositivePower = PositivePower.DISCHARGE
 
 
 class Constant(_Section):

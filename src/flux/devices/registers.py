@@ -36,6 +36,13 @@ class Access(StrEnum):
     READ_WRITE = "read_write"
 
 
+class Function(StrEnum):
+    """Which of a device's two tables is read; commands always go to the holding registers."""
+
+    HOLDING = "holding"
+    INPUT = "input"
+
+
 class Ratio(StrEnum):
     """Which of the device's transformer ratios multiply a value, on top of its scale."""
 

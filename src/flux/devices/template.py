@@ -7,7 +7,6 @@ types follow from the names (:mod:`flux.devices.names`). Both give a :class:`Dev
 import hashlib
 import json
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +17,7 @@ from flux.devices.checks import problems_of
 from flux.devices.codec import MAX_BLOCK_WORDS
 from flux.devices.control import ControlSection
 from flux.devices.names import ShortRegister, ShortScaling, register_from_short
-from flux.devices.registers import Access, Ratio, Register, RegisterName, RegisterType, WordOrder
+from flux.devices.registers import Access, Function, Ratio, Register, RegisterName, RegisterType, WordOrder
 from flux.errors import InputError, NotFoundError
 from flux.model import DeviceType, Duration, parse_duration
 
@@ -27,6 +26,7 @@ __all__ = [
     "ControlSection",
     "DefaultConfig",
     "DeviceTemplate",
+    "Function",
     "Ratio",
     "Register",
     "RegisterType",
@@ -51,13 +51,6 @@ class DefaultConfig(BaseModel):
     polling_interval: Duration = Field(default=parse_duration("60s"), gt=parse_duration("0s"))
     timeout: Duration = Field(default=parse_duration("5s"), gt=parse_duration("0s"), description="of one request")
     retry_count: int = Field(default=3, ge=0, le=10, description="further tries after a request that failed")
-
-
-class Function(StrEnum):
-    """Which of a device's two tables the registers are read from; commands always go to the holding registers."""
-
-    HOLDING = "holding"
-    INPUT = "input"
 
 
 class _Common(BaseModel):
