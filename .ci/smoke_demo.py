@@ -1,0 +1,104 @@
+"""`make demo` as a new user meets it: start, paste the printed lines, Ctrl-C, and the same again.
+
+Ends with an error unless every printed line works, the stop is clean, and the second run goes on where the first was:
+nothing lost, nothing twice, nothing rejected.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+START_TIMEOUT_S = 240
+READY = "Ctrl-C stops everything"
+
+
+def main() -> None:
+    first = run_demo()
+    second = run_demo()
+    if second["readings"] <= first["readings"]:
+        sys.exit(f"the second run does not go on: {first['readings']} readings, then {second['readings']}")
+    print(f"demo: ok, {first['readings']} readings after the first run, {second['readings']} after the second")
+
+
+def run_demo() -> dict[str, int]:
+    """One run; returns what the database holds near its end."""
+    with subprocess.Popen(
+        ["make", "demo"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as demo:
+        try:
+            lines = read_until_ready(demo)
+            wait_for_a_live_reading()
+            for line in lines:
+                if line.strip().startswith("$ "):
+                    paste(line.strip()[2:])
+            figures = count_readings()
+            os.killpg(demo.pid, signal.SIGINT)
+            rest, _ = demo.communicate(timeout=60)
+        finally:
+            if demo.poll() is None:
+                os.killpg(demo.pid, signal.SIGKILL)
+    print(rest)
+    if "stopped" not in rest or "Traceback" in rest:
+        sys.exit("the demo did not stop cleanly")
+    return figures
+
+
+def read_until_ready(demo: subprocess.Popen[str]) -> list[str]:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    lines: list[str] = []
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        print(line, end="")
+        lines.append(line)
+        if READY in line:
+            return lines
+        if time.monotonic() > deadline:
+            break
+    sys.exit("the demo did not come up")
+
+
+def paste(command: str) -> None:
+    """Run a printed line as a person would, from the checkout; it must succeed and say something."""
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    print(f"$ {command}\n{done.stdout[:600]}{done.stderr[:600]}")
+    if done.returncode or not done.stdout.strip():
+        sys.exit(f"this printed line does not work: {command}")
+
+
+def query(sql: str) -> str:
+    done = subprocess.run(
+        [".venv/bin/flux", "db", "psql", "--", "-XAtc", sql], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def wait_for_a_live_reading() -> None:
+    """A reading that the edge polled, uploaded, and nobody backfilled: younger than the demo's start."""
+    for _ in range(150):
+        newest = query("SELECT extract(epoch FROM now() - max(time)) FROM flux.mg_meter_readings")
+        if newest and float(newest) < 15:
+            return
+        time.sleep(1)
+    sys.exit("no live reading arrived in 150 s")
+
+
+def count_readings() -> dict[str, int]:
+    counts: dict[str, int] = json.loads(
+        query(
+            "SELECT json_build_object('readings', (SELECT count(*) FROM flux.mg_meter_readings)"
+            " + (SELECT count(*) FROM flux.mg_bess_readings),"
+            " 'rejected', (SELECT count(*) FROM flux.rejected_readings))"
+        )
+    )
+    if counts["rejected"]:
+        sys.exit(f"{counts['rejected']} readings were rejected")
+    return counts
+
+
+if __name__ == "__main__":
+    main()
