@@ -15,7 +15,7 @@ LAYERS: list[set[str]] = [
     {"control", "devices", "market"},
     {"store", "registry"},
     {"edge", "analysis", "api"},
-    {"ui"},
+    {"ui", "local"},
     {"cli"},
     {"__main__"},
 ]

@@ -3,7 +3,6 @@
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
-from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -105,7 +104,7 @@ class Device(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    id: DeviceId | UUID
+    id: DeviceId
     name: DeviceName
     type: DeviceType
     site: SiteCode
