@@ -1,0 +1,145 @@
+"""Readings while the disk is well, full, and well again."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.edge.fakes import FixedClock, SmallDisk, meter_reading
+
+from flux.edge.alarms import Alarms
+from flux.edge.outbox import Outbox
+from flux.edge.outbox_file import OutboxFile
+from flux.edge.recorder import Recorder
+
+FULL, ROOMY = 12, 100_000
+"""Pages: an outbox with no space for more than a handful of readings, and one without such worries."""
+
+
+@dataclass
+class Setup:
+    recorder: Recorder
+    outbox: Outbox
+    alarms: Alarms
+    disk: SmallDisk
+
+    @property
+    def alarm_keys(self) -> list[str]:
+        return [alarm.key for alarm in self.alarms.active]
+
+    async def everything(self) -> list[float]:
+        """The energy of each reading that would be sent, in order."""
+        found: list[float] = []
+        while (batch := await self.recorder.peek(1000)).readings:
+            found += [getattr(reading, "energy_imported_active") - 1_000_000.01 for reading in batch.readings]  # noqa: B009
+            await self.recorder.acknowledge(batch)
+        return [round(number) for number in found]
+
+
+@pytest.fixture
+async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
+    disk = SmallDisk(ROOMY)
+    alarms = Alarms(FixedClock())
+    outbox = Outbox(OutboxFile(tmp_path / "outbox.sqlite", FixedClock(), disk), alarms)
+    await outbox.start()
+    yield Setup(Recorder(outbox, alarms, memory_limit=2_000), outbox, alarms, disk)
+    await outbox.stop()
+
+
+async def fill(setup: Setup) -> None:
+    """A disk that has no page left: what is recorded now is refused."""
+    setup.disk.grow(1)
+    number = -1
+    while not setup.recorder.in_memory:
+        await setup.recorder.record([meter_reading(number)])
+        number -= 1
+
+
+async def test_readings_go_to_the_disk(setup: Setup) -> None:
+    await setup.recorder.record([meter_reading(1), meter_reading(2)])
+    assert setup.outbox.depth == setup.recorder.depth == 2
+    assert setup.recorder.in_memory == 0
+    assert await setup.everything() == [1, 2]
+    assert setup.recorder.depth == 0
+
+
+async def test_a_full_disk_raises_one_alarm_and_memory_takes_over(setup: Setup) -> None:
+    await fill(setup)
+    on_disk = setup.outbox.depth
+    await setup.recorder.record([meter_reading(n) for n in range(100)])
+    assert setup.outbox.depth == on_disk
+    assert setup.recorder.in_memory == 101
+    assert setup.recorder.lost == 0
+    assert setup.alarm_keys == ["outbox_refuses"]
+    assert "database or disk is full" in setup.alarms.active[0].text
+
+
+async def test_what_memory_holds_is_written_in_order_when_space_returns(setup: Setup) -> None:
+    await fill(setup)
+    await setup.recorder.record([meter_reading(n) for n in range(1_500)])
+    assert not await setup.recorder.write_memory()
+    setup.disk.grow(ROOMY)
+    assert await setup.recorder.write_memory()
+    await setup.recorder.record([meter_reading(1_500)])
+    assert setup.recorder.in_memory == 0
+    assert setup.alarm_keys == []
+    numbers = await setup.everything()
+    assert numbers == [*range(-1, -1 - len(numbers) + 1_501, -1), *range(1_501)]
+
+
+async def test_the_platform_gets_readings_from_memory_while_the_disk_is_full(setup: Setup) -> None:
+    await fill(setup)
+    await setup.recorder.record([meter_reading(n) for n in range(10)])
+    numbers = await setup.everything()
+    assert numbers[-10:] == list(range(10))
+    assert setup.recorder.in_memory == 0
+
+
+async def test_rows_that_a_full_disk_cannot_delete_are_not_sent_over_and_over(setup: Setup) -> None:
+    await setup.recorder.record([meter_reading(n) for n in range(5)])
+    setup.disk.break_writes()
+    assert await setup.everything() == [0, 1, 2, 3, 4]
+    assert await setup.everything() == []
+    assert setup.alarm_keys == ["outbox_refuses"]
+
+
+async def test_what_does_not_fit_in_memory_is_counted_and_alarmed(setup: Setup) -> None:
+    await fill(setup)
+    await setup.recorder.record([meter_reading(n) for n in range(2_500)])
+    assert setup.recorder.lost == 501
+    assert setup.recorder.in_memory == 2_000
+    assert setup.alarm_keys == ["outbox_refuses", "readings_lost"]
+    assert setup.alarms.active[1].text.startswith("501 readings lost")
+    setup.disk.grow(ROOMY)
+    assert await setup.recorder.write_memory()
+    assert (await setup.everything())[-2_000:] == list(range(500, 2_500))
+
+
+async def test_run_writes_by_itself_when_space_returns(setup: Setup) -> None:
+    tries = asyncio.Queue[float]()
+
+    async def sleep(seconds: float) -> None:
+        await tries.put(seconds)
+        setup.disk.grow(ROOMY)
+
+    recorder = Recorder(setup.outbox, setup.alarms, 100, sleep)
+    setup.disk.grow(1)
+    running = asyncio.create_task(recorder.run())
+    await recorder.record([meter_reading(n) for n in range(90)])
+    assert recorder.in_memory == 90
+    assert await tries.get() == 5.0
+    async with asyncio.timeout(10):
+        while recorder.in_memory:
+            await asyncio.sleep(0)
+    running.cancel()
+    assert setup.outbox.depth == 90
+
+
+async def test_waiting_ends_when_something_is_recorded(setup: Setup) -> None:
+    assert not (await setup.recorder.peek(10)).readings
+    waiting = asyncio.create_task(setup.recorder.wait_for_more())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await setup.recorder.record([meter_reading(1)])
+    await waiting
