@@ -41,7 +41,7 @@ class ServerUser:
     def can(self, test: str, path: Path) -> bool:
         """Whether this user passes ``test`` (``-r``, ``-w``, ``-x``) on ``path``: tried, not guessed from modes."""
         command = ["/bin/sh", "-c", f'test {test} "$0"', str(path)]
-        return subprocess.run(command, cwd="/", check=False, **self.popen_arguments()).returncode == 0
+        return run_as(self, command).returncode == 0
 
 
 def choose_user(data: Path) -> ServerUser:
@@ -80,9 +80,7 @@ class Binaries:
         """``"18.6"``, or ``None`` where ``user`` cannot run the server's program."""
         command = [str(self.program("postgres")), "--version"]
         try:
-            result = subprocess.run(
-                command, capture_output=True, text=True, cwd="/", check=False, **user.popen_arguments()
-            )
+            result = run_as(user, command)
         except PermissionError:
             return None
         return result.stdout.split()[2] if result.returncode == 0 else None
@@ -148,6 +146,6 @@ def _open_for_reading(folder: Path) -> None:
 
 def run_as(user: ServerUser, command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a program to its end as ``user`` and keep what it says."""
-    return subprocess.run(
+    return subprocess.run(  # noqa: S603 - fixed programs, no shell splits their arguments
         command, capture_output=True, text=True, cwd="/", check=False, **user.popen_arguments(), **options
     )

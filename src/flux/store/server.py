@@ -7,7 +7,7 @@
 
 Two locks (``flock``, so that the kernel releases them whatever happens to a process) decide everything:
 
-``users.lock``   each user of the home holds it shared; who leaves and can take it whole was the last, and stops the server
+``users.lock``   each user of the home holds it shared; who leaves and can take it whole was the last, and stops it
 ``server.lock``  handed down to the server and its children: free exactly when no server runs, even after a SIGKILL or a
                  power loss, and even if ``postmaster.pid`` names a process that has since become somebody else
 """
@@ -208,7 +208,7 @@ class EmbeddedServer:
         command = [str(binaries.program("postgres")), "-D", str(data), *self._options(sockets)]
         with log.open("ab") as output:
             # A session of its own: Ctrl-C in a terminal must reach us alone, and we stop the server last.
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - a fixed program, no shell
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -1,0 +1,128 @@
+"""Connections: where the database is, and one clear line when it does not answer.
+
+All SQL of Flux is schema-qualified (``flux.…``), so that a search path set by somebody else changes nothing; sessions
+run in UTC, so that what is read back is UTC.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, Connection
+from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from flux.config import Settings
+from flux.errors import InputError, UnavailableError
+from flux.store.server import EmbeddedServer, running_dsn
+
+CONNECT_TIMEOUT_S = 10
+_EXAMPLE = "postgresql://user:password@host:5432/database"
+
+
+def resolve_dsn(settings: Settings) -> str:
+    """``FLUX_DATABASE_URL``, or the embedded server that runs in ``FLUX_HOME``.
+
+    Starts nothing: raises UnavailableError where neither is there. See :func:`database` for the other way.
+    """
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    return running_dsn(settings.home)
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[str]:
+    """The DSN of a database that runs for as long as the block: an embedded server is started where none does."""
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    with EmbeddedServer(settings.home) as server:
+        yield server.dsn
+
+
+def connect_sync(dsn: str, *, application_name: str = "flux", autocommit: bool = False) -> Connection[Any]:
+    """Like :func:`connect`, for code without an event loop."""
+    arguments = _arguments(dsn, application_name)
+    try:
+        return Connection.connect(**arguments, autocommit=autocommit)
+    except psycopg.OperationalError as error:
+        raise _unavailable(arguments, error) from None
+
+
+async def connect(dsn: str, *, application_name: str = "flux", autocommit: bool = False) -> AsyncConnection[Any]:
+    """One connection; use it with ``async with``. InputError: not a DSN; UnavailableError: nobody answers there."""
+    arguments = _arguments(dsn, application_name)
+    try:
+        return await AsyncConnection.connect(**arguments, autocommit=autocommit)
+    except psycopg.OperationalError as error:
+        raise _unavailable(arguments, error) from None
+
+
+@asynccontextmanager
+async def open_pool(
+    dsn: str, *, application_name: str = "flux", min_size: int = 1, max_size: int = 4, timeout_s: float = 30
+) -> AsyncIterator["AsyncConnectionPool[AsyncConnection[Any]]"]:
+    """A pool, open for as long as the block; checked once at the start, and it reconnects by itself after that.
+
+    Its connections are in autocommit: a transaction is where ``conn.transaction()`` says so.
+    """
+    arguments = _arguments(dsn, application_name)
+    async with await connect(dsn, application_name=application_name):
+        pass  # a database that is away is told here, in one line, rather than by the pool's timeout
+    pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
+        kwargs={**arguments, "autocommit": True},
+        min_size=min_size,
+        max_size=max_size,
+        timeout=timeout_s,
+        check=AsyncConnectionPool.check_connection,
+        open=False,
+    )
+    try:
+        await pool.open(wait=True, timeout=CONNECT_TIMEOUT_S)
+    except PoolTimeout as error:
+        await pool.close()
+        raise _unavailable(arguments, error) from None
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+def describe_dsn(dsn: str) -> str:
+    """``user@host:port/database``: what may be shown of a DSN. Never its password."""
+    return _describe(_parse(dsn))
+
+
+def _parse(dsn: str) -> dict[str, Any]:
+    try:
+        return conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        # libpq's own message repeats parts of the text, and the password may be one of them
+        raise InputError(f"FLUX_DATABASE_URL is not a connection string; write it like {_EXAMPLE}") from None
+
+
+def _arguments(dsn: str, application_name: str) -> dict[str, Any]:
+    given = _parse(dsn)
+    defaults = {
+        "application_name": application_name,
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "keepalives_idle": 30,  # a site's line drops without a word: notice within a minute
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+    }
+    options = f"{given.get('options', '')} -c TimeZone=UTC".strip()
+    return {**defaults, **given, "options": options}
+
+
+def _describe(arguments: dict[str, Any]) -> str:
+    host = arguments.get("host") or arguments.get("hostaddr") or "the default socket"
+    user = f"{arguments['user']}@" if arguments.get("user") else ""
+    return f"{user}{host}:{arguments.get('port') or 5432}/{arguments.get('dbname') or ''}"
+
+
+def _unavailable(arguments: dict[str, Any], error: Exception) -> UnavailableError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if arguments.get("password"):
+        reason = reason.replace(str(arguments["password"]), "***")
+    return UnavailableError(f"database {_describe(arguments)} does not answer: {reason}")

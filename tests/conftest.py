@@ -1,0 +1,74 @@
+"""One PostgreSQL for each test process, and a fresh database with the whole schema for each test that asks for `dsn`.
+
+``FLUX_TEST_DATABASE_URL`` names a server to use instead (its user must be allowed to create databases).
+"""
+
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection, sql
+from psycopg.conninfo import make_conninfo
+
+from flux.store.db import connect
+from flux.store.migrate import migrate
+from flux.store.server import EmbeddedServer, running_dsn
+
+SMALL = {"shared_buffers": "32MB", "max_connections": "40", "max_wal_senders": "0", "wal_level": "minimal"}
+"""Settings that make a test server start fast and take little memory."""
+
+
+@pytest.fixture(scope="session")
+def admin_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A superuser's DSN of the test server; its databases are made and dropped through this."""
+    given = os.environ.get("FLUX_TEST_DATABASE_URL")
+    if given:
+        yield given
+        return
+    home = tmp_path_factory.mktemp("server")
+    with EmbeddedServer(home, fast_unsafe=True, settings=SMALL):
+        yield running_dsn(home, "postgres")
+
+
+@pytest.fixture(scope="session")
+def template_database(admin_dsn: str) -> Iterator[str]:
+    """The name of a database that is migrated once and copied for each test."""
+    name = f"flux_template_{uuid.uuid4().hex[:12]}"
+    run_admin(admin_dsn, "CREATE DATABASE {}", name)
+    migrate(make_conninfo(admin_dsn, dbname=name))
+    yield name
+    run_admin(admin_dsn, "DROP DATABASE {} WITH (FORCE)", name)
+
+
+@pytest.fixture
+def empty_dsn(admin_dsn: str) -> Iterator[str]:
+    """A fresh database without any schema."""
+    yield from fresh_database(admin_dsn, "template0")
+
+
+@pytest.fixture
+def dsn(admin_dsn: str, template_database: str) -> Iterator[str]:
+    """A fresh database with the newest schema, dropped afterwards."""
+    yield from fresh_database(admin_dsn, template_database)
+
+
+@pytest.fixture
+async def db(dsn: str) -> AsyncIterator[AsyncConnection[Any]]:
+    """An autocommit connection to the test's own database."""
+    async with await connect(dsn, application_name="test", autocommit=True) as connection:
+        yield connection
+
+
+def fresh_database(admin_dsn: str, template: str) -> Iterator[str]:
+    name = f"flux_test_{uuid.uuid4().hex[:12]}"
+    run_admin(admin_dsn, "CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, template)
+    yield make_conninfo(admin_dsn, dbname=name)
+    run_admin(admin_dsn, "DROP DATABASE {} WITH (FORCE)", name)
+
+
+def run_admin(admin_dsn: str, statement: str, *names: str) -> None:
+    with psycopg.connect(admin_dsn, autocommit=True) as connection:
+        connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
