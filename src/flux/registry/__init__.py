@@ -1,0 +1,25 @@
+"""The registry: every device, what it is, how to talk to it, what it may do now."""
+
+from flux.registry.devices import (
+    ACTIVATION_PATH,
+    DeviceEvent,
+    NewDevice,
+    add_device,
+    get_device,
+    history,
+    list_devices,
+    parse_new_device,
+    set_state,
+)
+
+__all__ = [
+    "ACTIVATION_PATH",
+    "DeviceEvent",
+    "NewDevice",
+    "add_device",
+    "get_device",
+    "history",
+    "list_devices",
+    "parse_new_device",
+    "set_state",
+]
