@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.edge.fakes import FixedClock, SmallDisk, meter_reading
+from tests.edge.fakes import START, FixedClock, SmallDisk, meter_reading
 
 from flux.edge.alarms import Alarms
 from flux.edge.outbox import Outbox
@@ -28,13 +28,18 @@ class Setup:
     def alarm_keys(self) -> list[str]:
         return [alarm.key for alarm in self.alarms.active]
 
-    async def everything(self) -> list[float]:
-        """The energy of each reading that would be sent, in order."""
-        found: list[float] = []
+    async def put(self, numbers: range) -> bool:
+        """Record a reading for each number and try to write them; False when the disk refuses."""
+        self.recorder.record([meter_reading(number) for number in numbers])
+        return await self.recorder.flush()
+
+    async def everything(self) -> list[int]:
+        """The number of each reading that would be sent, in order."""
+        found: list[int] = []
         while (batch := await self.recorder.peek(1000)).readings:
-            found += [getattr(reading, "energy_imported_active") - 1_000_000.01 for reading in batch.readings]  # noqa: B009
+            found += [round((reading.time - START).total_seconds()) for reading in batch.readings]
             await self.recorder.acknowledge(batch)
-        return [round(number) for number in found]
+        return found
 
 
 @pytest.fixture
@@ -52,22 +57,28 @@ async def fill(setup: Setup) -> None:
     setup.disk.grow(1)
     number = -1
     while not setup.recorder.in_memory:
-        await setup.recorder.record([meter_reading(number)])
+        await setup.put(range(number, number - 1, -1))
         number -= 1
 
 
 async def test_readings_go_to_the_disk(setup: Setup) -> None:
-    await setup.recorder.record([meter_reading(1), meter_reading(2)])
+    await setup.put(range(1, 3))
     assert setup.outbox.depth == setup.recorder.depth == 2
     assert setup.recorder.in_memory == 0
     assert await setup.everything() == [1, 2]
     assert setup.recorder.depth == 0
 
 
+async def test_recording_waits_for_nobody(setup: Setup) -> None:
+    setup.recorder.record([meter_reading(1)])
+    assert (setup.recorder.in_memory, setup.outbox.depth) == (1, 0)
+    assert not (await setup.recorder.peek(10)).readings  # sent from the disk, unless that refuses
+
+
 async def test_a_full_disk_raises_one_alarm_and_memory_takes_over(setup: Setup) -> None:
     await fill(setup)
     on_disk = setup.outbox.depth
-    await setup.recorder.record([meter_reading(n) for n in range(100)])
+    await setup.put(range(100))
     assert setup.outbox.depth == on_disk
     assert setup.recorder.in_memory == 101
     assert setup.recorder.lost == 0
@@ -77,11 +88,9 @@ async def test_a_full_disk_raises_one_alarm_and_memory_takes_over(setup: Setup) 
 
 async def test_what_memory_holds_is_written_in_order_when_space_returns(setup: Setup) -> None:
     await fill(setup)
-    await setup.recorder.record([meter_reading(n) for n in range(1_500)])
-    assert not await setup.recorder.write_memory()
+    assert not await setup.put(range(1_500))
     setup.disk.grow(ROOMY)
-    assert await setup.recorder.write_memory()
-    await setup.recorder.record([meter_reading(1_500)])
+    assert await setup.put(range(1_500, 1_501))
     assert setup.recorder.in_memory == 0
     assert setup.alarm_keys == []
     numbers = await setup.everything()
@@ -90,14 +99,14 @@ async def test_what_memory_holds_is_written_in_order_when_space_returns(setup: S
 
 async def test_the_platform_gets_readings_from_memory_while_the_disk_is_full(setup: Setup) -> None:
     await fill(setup)
-    await setup.recorder.record([meter_reading(n) for n in range(10)])
+    await setup.put(range(10))
     numbers = await setup.everything()
     assert numbers[-10:] == list(range(10))
     assert setup.recorder.in_memory == 0
 
 
 async def test_rows_that_a_full_disk_cannot_delete_are_not_sent_over_and_over(setup: Setup) -> None:
-    await setup.recorder.record([meter_reading(n) for n in range(5)])
+    await setup.put(range(5))
     setup.disk.break_writes()
     assert await setup.everything() == [0, 1, 2, 3, 4]
     assert await setup.everything() == []
@@ -106,13 +115,13 @@ async def test_rows_that_a_full_disk_cannot_delete_are_not_sent_over_and_over(se
 
 async def test_what_does_not_fit_in_memory_is_counted_and_alarmed(setup: Setup) -> None:
     await fill(setup)
-    await setup.recorder.record([meter_reading(n) for n in range(2_500)])
+    await setup.put(range(2_500))
     assert setup.recorder.lost == 501
     assert setup.recorder.in_memory == 2_000
     assert setup.alarm_keys == ["outbox_refuses", "readings_lost"]
     assert setup.alarms.active[1].text.startswith("501 readings lost")
     setup.disk.grow(ROOMY)
-    assert await setup.recorder.write_memory()
+    assert await setup.recorder.flush()
     assert (await setup.everything())[-2_000:] == list(range(500, 2_500))
 
 
@@ -120,26 +129,23 @@ async def test_run_writes_by_itself_when_space_returns(setup: Setup) -> None:
     tries = asyncio.Queue[float]()
 
     async def sleep(seconds: float) -> None:
-        await tries.put(seconds)
         setup.disk.grow(ROOMY)
+        await tries.put(seconds)
 
     recorder = Recorder(setup.outbox, setup.alarms, 100, sleep)
     setup.disk.grow(1)
     running = asyncio.create_task(recorder.run())
-    await recorder.record([meter_reading(n) for n in range(90)])
-    assert recorder.in_memory == 90
+    recorder.record([meter_reading(n) for n in range(90)])
     assert await tries.get() == 5.0
-    async with asyncio.timeout(10):
-        while recorder.in_memory:
-            await asyncio.sleep(0)
+    assert await recorder.flush()
     running.cancel()
     assert setup.outbox.depth == 90
 
 
-async def test_waiting_ends_when_something_is_recorded(setup: Setup) -> None:
+async def test_waiting_ends_when_something_can_be_sent(setup: Setup) -> None:
     assert not (await setup.recorder.peek(10)).readings
     waiting = asyncio.create_task(setup.recorder.wait_for_more())
     await asyncio.sleep(0)
     assert not waiting.done()
-    await setup.recorder.record([meter_reading(1)])
+    await setup.put(range(1))
     await waiting

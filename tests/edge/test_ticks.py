@@ -11,6 +11,7 @@ from tests.edge.fakes import VirtualClock, run_virtual
 from flux.edge.ticks import Ticks, tick_after, tick_at_or_before
 
 MINUTE = timedelta(minutes=1)
+SOMETIME = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def at(text: str) -> datetime:
@@ -137,9 +138,7 @@ def test_an_interval_of_zero_is_refused() -> None:
 
 
 @given(
-    st.integers(0, 4_000_000_000_000_000).map(
-        lambda micros: datetime(2000, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
-    ),
+    st.integers(0, 4_000_000_000_000_000).map(lambda micros: SOMETIME + timedelta(microseconds=micros)),
     st.timedeltas(timedelta(microseconds=1), timedelta(days=1)),
 )
 def test_the_grid_has_one_instant_in_each_interval(instant: datetime, interval: timedelta) -> None:

@@ -21,7 +21,7 @@ class Setup:
     def __init__(self, largest_batch: int = 5_000) -> None:
         self.alarms = Alarms(VirtualClock())
         self.outbox = MemoryOutbox()
-        self.recorder = Recorder(self.outbox, self.alarms, 100)
+        self.recorder = Recorder(self.outbox, self.alarms, 100_000)
         self.platform = MemoryPlatform()
         self.sleeps: list[float] = []
         self.uploader = Uploader(
@@ -35,7 +35,8 @@ class Setup:
         )
 
     async def record(self, first: int, last: int) -> None:
-        await self.recorder.record([meter_reading(n) for n in range(first, last + 1)])
+        self.recorder.record([meter_reading(n) for n in range(first, last + 1)])
+        await self.recorder.flush()
 
     async def run_for(self, seconds: float) -> None:
         with suppress(TimeoutError):

@@ -1,6 +1,8 @@
-"""Where every reading passes: to the outbox, or to a bounded memory queue for as long as the disk refuses.
+"""Where every reading passes: through a bounded queue in memory to the outbox on disk.
 
-Whatever the disk does, the poller and the controller go on. What does not fit in memory either is counted and alarmed.
+Nobody waits for the disk: whatever it does, poller and controller go on. Normally a reading is on disk within
+milliseconds. While the disk refuses, readings stay in memory and are sent from there; what does not fit is lost,
+counted and alarmed.
 """
 
 import asyncio
@@ -13,7 +15,7 @@ import structlog
 
 from flux.edge.alarms import Alarms
 from flux.edge.outbox import Outbox
-from flux.edge.outbox_file import OutboxError
+from flux.edge.outbox_file import Entry, OutboxError
 from flux.edge.ticks import Sleep
 from flux.model import Reading
 
@@ -34,10 +36,10 @@ class Batch:
 
 @dataclass(slots=True)
 class _Memory:
-    """Readings that the disk has refused, numbered in order; the oldest go first when there are too many."""
+    """Readings on their way to the disk, numbered in order; the oldest go first when there are too many."""
 
     limit: int
-    entries: deque[tuple[int, Reading]] = field(default_factory=deque)
+    entries: deque[Entry] = field(default_factory=deque)
     numbered: int = 0
 
     def add(self, readings: Sequence[Reading]) -> int:
@@ -50,7 +52,7 @@ class _Memory:
             self.entries.popleft()
         return dropped
 
-    def oldest(self, limit: int) -> list[tuple[int, Reading]]:
+    def oldest(self, limit: int) -> list[Entry]:
         return list(islice(self.entries, limit))
 
     def forget(self, upto: int) -> None:
@@ -61,7 +63,7 @@ class _Memory:
 class Recorder:
     """Keeps readings until the platform has acknowledged them.
 
-    ``lost`` counts the readings that neither the disk nor the memory queue (``memory_limit`` readings) could hold.
+    ``lost`` counts the readings that neither the disk nor memory (``memory_limit`` readings) could hold.
     """
 
     def __init__(self, outbox: Outbox, alarms: Alarms, memory_limit: int, sleep: Sleep = asyncio.sleep) -> None:
@@ -69,8 +71,10 @@ class Recorder:
         self._alarms = alarms
         self._sleep = sleep
         self._memory = _Memory(memory_limit)
-        self._refused = asyncio.Event()
-        self._changed = asyncio.Event()
+        self._to_write = asyncio.Event()
+        self._to_send = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._disk_refuses = False
         self.recorded = 0
         self.lost = 0
 
@@ -81,42 +85,67 @@ class Recorder:
 
     @property
     def in_memory(self) -> int:
-        """Readings that would be lost if the process ended now."""
+        """Readings that would be lost if the process were killed now."""
         return len(self._memory.entries)
 
-    async def record(self, readings: Sequence[Reading]) -> None:
-        """Returns when ``readings`` are on the disk, or at once when the disk refuses and memory has to hold them."""
+    def record(self, readings: Sequence[Reading]) -> None:
+        """Take ``readings``; returns at once."""
         self.recorded += len(readings)
-        if self._memory.entries:  # the order is kept: they wait behind the older ones
-            self._keep(readings)
-        else:
+        dropped = self._memory.add(readings)
+        if dropped:
+            self.lost += dropped
+            self._alarms.set("readings_lost", f"{self.lost} readings lost: disk and memory are full")
+        self._to_write.set()
+        if self._disk_refuses:
+            self._to_send.set()
+
+    async def run(self) -> None:
+        """Move readings from memory to the disk, for ever."""
+        while True:
+            await self._to_write.wait()
+            if not await self.flush():
+                await self._sleep(_RETRY_S)
+
+    async def flush(self) -> bool:
+        """Write everything that memory holds; False when the disk refuses."""
+        async with self._writing:
             try:
-                await self._outbox.append(readings)
+                await self._outbox.open()
+                await self._write_memory()
             except OutboxError as error:
-                self._disk_refuses(error)
-                self._keep(readings)
-        self._changed.set()
+                self._refused(error)
+                return False
+        self._disk_refuses = False
+        self._alarms.clear("outbox_refuses", f"{self.lost} readings lost since the start")
+        return True
+
+    async def _write_memory(self) -> None:
+        while entries := self._memory.oldest(_WRITTEN_AT_ONCE):
+            await self._outbox.append([reading for _, reading in entries])
+            self._memory.forget(entries[-1][0])
+            self._to_send.set()
+        self._to_write.clear()
 
     async def wait_for_more(self) -> None:
-        """Returns once something was recorded since the last :meth:`peek` that found nothing."""
-        await self._changed.wait()
+        """Returns once there is something to send that the last :meth:`peek` could not have seen."""
+        await self._to_send.wait()
 
     async def peek(self, limit: int) -> Batch:
         """The oldest readings: those on disk first, then those that memory holds for a disk that refuses."""
-        self._changed.clear()
+        self._to_send.clear()
         entries = await self._entries_on_disk(limit)
-        if entries:
-            return Batch([reading for _, reading in entries], entries[-1][0])
-        entries = self._memory.oldest(limit)
-        if entries:
-            return Batch([reading for _, reading in entries], entries[-1][0], in_memory=True)
-        return Batch()
+        in_memory = not entries and self._disk_refuses
+        if in_memory:
+            entries = self._memory.oldest(limit)
+        if not entries:
+            return Batch()
+        return Batch([reading for _, reading in entries], entries[-1][0], in_memory)
 
-    async def _entries_on_disk(self, limit: int) -> list[tuple[int, Reading]]:
+    async def _entries_on_disk(self, limit: int) -> list[Entry]:
         try:
             return await self._outbox.peek(limit)
         except OutboxError as error:
-            self._disk_refuses(error)
+            self._refused(error)
             return []
 
     async def acknowledge(self, batch: Batch) -> None:
@@ -127,36 +156,11 @@ class Recorder:
         try:
             await self._outbox.acknowledge(batch.upto)
         except OutboxError as error:  # they are not handed out again, and are deleted when the disk lets them
-            self._disk_refuses(error)
+            self._refused(error)
 
-    async def run(self) -> None:
-        """Write what memory holds to the disk as soon as it takes it again; for ever."""
-        while True:
-            await self._refused.wait()
-            await self._sleep(_RETRY_S)
-            await self.write_memory()
-
-    async def write_memory(self) -> bool:
-        """Try once to move everything from memory to the disk; True when the disk took it all."""
-        try:
-            await self._outbox.open()
-            while entries := self._memory.oldest(_WRITTEN_AT_ONCE):
-                await self._outbox.append([reading for _, reading in entries])
-                self._memory.forget(entries[-1][0])
-        except OutboxError as error:
-            self._disk_refuses(error)
-            return False
-        self._refused.clear()
-        self._alarms.clear("outbox_refuses", f"{self.lost} readings lost since the start")
-        return True
-
-    def _keep(self, readings: Sequence[Reading]) -> None:
-        dropped = self._memory.add(readings)
-        if dropped:
-            self.lost += dropped
-            self._alarms.set("readings_lost", f"{self.lost} readings lost: disk and memory are full")
-
-    def _disk_refuses(self, error: OutboxError) -> None:
-        self._refused.set()
+    def _refused(self, error: OutboxError) -> None:
+        self._disk_refuses = True
+        self._to_write.set()
+        self._to_send.set()
         text = f"{error}; readings are kept in memory (up to {self._memory.limit}) and written when there is space"
         self._alarms.set("outbox_refuses", text)
