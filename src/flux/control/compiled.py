@@ -35,6 +35,7 @@ class CompiledPlan:
     step_h: float
     max_reading_age: timedelta
     interval: timedelta
+    timetable: Callable[[tuple[PeriodConfig, ...]], Timetable]
 
 
 def compile_plan(plan: "ControllerPlan") -> CompiledPlan:
@@ -46,7 +47,7 @@ def compile_plan(plan: "ControllerPlan") -> CompiledPlan:
     for number, mode in enumerate(plan.modes):
         context = ModeContext(number, plan.battery, plan.zone, import_rates, export_rates, timetable)
         entries.append(Entry(number, mode.mode, mode.source, mode.build(context)))
-    return CompiledPlan(tuple(entries), plan.interval / HOUR, plan.max_reading_age, plan.interval)
+    return CompiledPlan(tuple(entries), plan.interval / HOUR, plan.max_reading_age, plan.interval, timetable)
 
 
 def _no_holiday(_day: date) -> bool:

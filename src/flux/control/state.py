@@ -7,6 +7,7 @@ Times are aware; a missing value is ``None`` (a non-finite number counts as miss
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from math import isfinite
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,11 @@ class MarketState:
     pairs: tuple[MarketPair, ...] = ()
 
     def pair_of(self, sp_start: datetime) -> MarketPair | None:
-        """The pair of the period that starts at ``sp_start``; of two the later in ``pairs``."""
-        found = None
-        for pair in self.pairs:
-            if pair.sp_start == sp_start:
-                found = pair
-        return found
+        """The pair of the period that starts at ``sp_start``, of several the last; one with no number in it is none."""
+        for pair in reversed(self.pairs):
+            if pair.sp_start == sp_start and isfinite(pair.price) and isfinite(pair.niv_mw):
+                return pair
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,3 +138,9 @@ class CycleState:
     step: timedelta | None = None
     memory: Memory = Memory()
     stop: Stop | None = None
+
+    def __post_init__(self) -> None:
+        if self.time.tzinfo is None:
+            raise ValueError("the time of a cycle must be aware")
+        if self.step is not None and self.step <= timedelta():
+            raise ValueError(f"the step of a cycle must be longer than {self.step}")

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from flux.control.cycle import Cycle
 from flux.control.modes.base import ModeConfig, ModeContext, Propose
+from flux.control.periods import ALL_DAY, PeriodConfig
 from flux.control.shapes import Notice, Offer, export_avoidance, import_avoidance, site_at_rest, take_over
 from flux.control.state import ScheduleStep
 from flux.model import CommandSource
@@ -16,6 +17,9 @@ class Axle(ModeConfig):
 
     source: ClassVar[CommandSource] = CommandSource.AXLE
     mode: Literal["axle"] = "axle"
+
+    def on_a_calendar(self) -> tuple[tuple[PeriodConfig, ...], str]:
+        return (ALL_DAY,), "when dispatched"
 
     def build(self, context: ModeContext) -> Propose:
         def propose(cycle: Cycle) -> Offer | Notice | None:

@@ -58,6 +58,10 @@ class ModeConfig(PlanPart):
         """Each list of periods of which the first that holds counts, and where in the entry it stands."""
         yield from ()
 
+    def on_a_calendar(self) -> tuple[tuple[PeriodConfig, ...], str]:
+        """When it works, for people: periods, and how each is told, with ``{start}`` and ``{end}`` in the text."""
+        return (ALL_DAY,), "at any time"
+
 
 class PeriodicMode(ModeConfig):
     """A mode that works in its ``periods``, all day where none are given."""
@@ -66,6 +70,9 @@ class PeriodicMode(ModeConfig):
 
     def period_lists(self) -> Iterator[tuple[tuple[int | str, ...], Periods]]:
         yield ("periods",), self.periods
+
+    def on_a_calendar(self) -> tuple[tuple[PeriodConfig, ...], str]:
+        return self.periods, "{start}–{end}"
 
 
 def check_level(battery: BatteryConfig, key: str, value: float | None) -> Iterator[Problem]:

@@ -37,6 +37,9 @@ class DynamicPeakApproach(ModeConfig):
         if not timedelta() <= self.cushion < timedelta(days=1):
             yield ("cushion",), f"{self.cushion}: must be at least 0s and less than 1d"
 
+    def on_a_calendar(self) -> tuple[tuple[PeriodConfig, ...], str]:
+        return (self.peak,), "before {start}"
+
     def build(self, context: ModeContext) -> Propose:
         peak = context.timetable((self.peak,))
         encourage_kwh = self.to_soe_kwh if self.encourage_to_soe_kwh is None else self.encourage_to_soe_kwh

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 from flux.control.cycle import Cycle
 from flux.control.modes.base import ModeConfig, ModeContext, Propose
 from flux.control.numbers import Finite
-from flux.control.periods import instant_of
+from flux.control.periods import ALL_DAY, PeriodConfig, instant_of
 from flux.control.shapes import Offer, in_words, take_over
 from flux.model import CommandSource
 
@@ -34,6 +34,9 @@ class Fixed(ModeConfig):
     until: Annotated[
         datetime, BeforeValidator(_parse_instant), WithJsonSchema({"type": "string", "format": "date-time"})
     ]
+
+    def on_a_calendar(self) -> tuple[tuple[PeriodConfig, ...], str]:
+        return (ALL_DAY,), f"until {self.until.isoformat()}"
 
     def build(self, context: ModeContext) -> Propose:
         until = _instant(self.until, context.zone)

@@ -1,0 +1,129 @@
+"""The limits a decision is brought inside, in this order: inverter, grid connection, inverter again, SoE.
+
+The grid limit may turn the battery round: a site that would export 500 kW and may export 475 kW charges 25 kW.
+"""
+
+import math
+from dataclasses import dataclass
+
+from flux.control.decision import Limit
+from flux.control.parts import BatteryConfig, SiteConfig
+from flux.control.state import BatteryCapability, SiteLimits
+
+
+@dataclass(frozen=True, slots=True)
+class GridRange:
+    """The battery powers that keep the site inside its limits; ``invalid`` tells why today's limits are not used."""
+
+    low_kw: float
+    high_kw: float
+    import_kw: float
+    export_kw: float
+    invalid: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class InverterRange:
+    """The battery powers that the inverter can carry now."""
+
+    low_kw: float
+    high_kw: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """A power inside the limits, and those that changed it or had to be missed."""
+
+    power_kw: float
+    limits: tuple[Limit, ...]
+    missed: Limit | None = None
+
+
+def inverter_range(battery: BatteryConfig, capability: BatteryCapability) -> InverterRange:
+    """The plan's limits, shrunk to what the battery reports; a report can only make them smaller."""
+    share = _available_share(battery, capability)
+    charge = _smaller(battery.charge_limit_kw, capability.charge_limit_kw) * share
+    discharge = _smaller(battery.discharge_limit_kw, capability.discharge_limit_kw) * share
+    return InverterRange(-charge, discharge)
+
+
+def grid_range(rest_kw: float, site: SiteConfig, limits: SiteLimits) -> GridRange:
+    """Where L − p stays inside [−export limit, +import limit]: today's limits if they can be used, else the plan's."""
+    import_kw, export_kw = (
+        _usable(limits.import_kw, site.import_limit_kw),
+        _usable(limits.export_kw, site.export_limit_kw),
+    )
+    invalid = None
+    if import_kw + export_kw < 0:
+        invalid = f"site limits leave no range (import {import_kw:g} kW, export {export_kw:g} kW): the plan's are used"
+        import_kw, export_kw = site.import_limit_kw, site.export_limit_kw
+    return GridRange(rest_kw - import_kw, rest_kw + export_kw, import_kw, export_kw, invalid)
+
+
+def apply_inverter_and_grid(power_kw: float, inverter: InverterRange, grid: GridRange) -> Limited:
+    """Limits 1 to 3: what ``power_kw`` (±inf allowed) becomes before SoE is looked at."""
+    hit = set()
+    power = _clamp(power_kw, inverter.low_kw, inverter.high_kw)
+    if power != power_kw:
+        hit.add(Limit.INVERTER)
+    if power < grid.low_kw:
+        power = grid.low_kw
+        hit.add(Limit.SITE_IMPORT)
+    elif power > grid.high_kw:
+        power = grid.high_kw
+        hit.add(Limit.SITE_EXPORT)
+    moved = power
+    power = _clamp(moved, inverter.low_kw, inverter.high_kw)
+    if power != moved:
+        hit.add(Limit.INVERTER)
+    return Limited(power, tuple(limit for limit in Limit if limit in hit))
+
+
+def apply_limits(
+    power_kw: float, inverter: InverterRange, grid: GridRange, soe_kwh: float, battery: BatteryConfig, step_h: float
+) -> Limited:
+    """All limits, 1 to 4; a grid limit that SoE makes the site miss is named too."""
+    before = apply_inverter_and_grid(power_kw, inverter, grid)
+    power = _clamp(before.power_kw, -_charge_room(soe_kwh, battery, step_h), _spendable(soe_kwh, battery, step_h))
+    if power == before.power_kw:
+        return Limited(power + 0.0, before.limits)
+    hit = {*before.limits, Limit.SOE_MIN if before.power_kw > 0 else Limit.SOE_MAX}
+    missed = None
+    if power < grid.low_kw:
+        missed = Limit.SITE_IMPORT
+    elif power > grid.high_kw:
+        missed = Limit.SITE_EXPORT
+    if missed is not None:
+        hit.add(missed)
+    return Limited(power + 0.0, tuple(limit for limit in Limit if limit in hit), missed)
+
+
+def _charge_room(soe_kwh: float, battery: BatteryConfig, step_h: float) -> float:
+    """The hardest charge, kW ≥ 0, that does not pass soe_max within one step."""
+    return max(0.0, (battery.soe_max_kwh - soe_kwh) / battery.charge_efficiency / step_h)
+
+
+def _spendable(soe_kwh: float, battery: BatteryConfig, step_h: float) -> float:
+    """The hardest discharge, kW ≥ 0, that does not pass soe_min within one step."""
+    return max(0.0, (soe_kwh - battery.soe_min_kwh) / step_h)
+
+
+def _available_share(battery: BatteryConfig, capability: BatteryCapability) -> float:
+    total = battery.blocks_total if capability.blocks_total is None else capability.blocks_total
+    if total is None or total <= 0 or capability.available_blocks is None:
+        return 1.0
+    return _clamp(capability.available_blocks / total, 0.0, 1.0)
+
+
+def _smaller(planned_kw: float, reported_kw: float | None) -> float:
+    if reported_kw is None or not math.isfinite(reported_kw):
+        return planned_kw
+    return _clamp(reported_kw, 0.0, planned_kw)
+
+
+def _usable(limit_kw: float | None, planned_kw: float) -> float:
+    return planned_kw if limit_kw is None or not math.isfinite(limit_kw) else limit_kw
+
+
+def _clamp(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)
