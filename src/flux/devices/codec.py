@@ -71,7 +71,7 @@ def decode(register: Register, words: Sequence[int], *, factor: float = 1.0) -> 
     if len(words) != register.words:
         raise ValueError(f"{register.name}: {len(words)} words given, {register.words} needed")
     if register.type is RegisterType.STRING:
-        return _decode_string(words)
+        return text_of(struct.pack(f">{len(words)}H", *words))
     ordered = words if register.word_order is WordOrder.BIG else words[::-1]
     packed = struct.pack(f">{len(words)}H", *ordered)
     (raw,) = struct.unpack(f">{STRUCT_CODES[register.type]}", packed)
@@ -117,8 +117,8 @@ def _pack_integer(register: Register, value: Value, raw: float, scaling: Scaling
     return struct.pack(f">{STRUCT_CODES[register.type]}", round(raw))
 
 
-def _decode_string(words: Sequence[int]) -> str:
-    data = struct.pack(f">{len(words)}H", *words)
+def text_of(data: bytes) -> str:
+    """The text of a string register: up to the first NUL, without blanks around it; odd bytes as ``\\xff``."""
     return data.split(b"\0", 1)[0].decode("ascii", "backslashreplace").strip()
 
 

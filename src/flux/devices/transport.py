@@ -3,10 +3,10 @@
 ::
 
     DeviceError (flux.errors)
-    ├── DeviceTimeout        no answer in time
-    ├── DeviceUnreachable    no connection, or it was lost before the answer came
-    ├── BadReply             an answer that is no answer to what was asked; the connection is dropped
-    └── DeviceFault          the device refused, with a Modbus exception code
+    ├── DeviceTimeoutError        no answer in time
+    ├── DeviceUnreachableError    no connection, or it was lost before the answer came
+    ├── BadReplyError             an answer that is no answer to what was asked; the connection is dropped
+    └── DeviceFaultError          the device refused, with a Modbus exception code
 """
 
 from collections.abc import Sequence
@@ -29,19 +29,19 @@ _FAULTS = {
 }
 
 
-class DeviceTimeout(DeviceError):
+class DeviceTimeoutError(DeviceError):
     """The device did not answer in time."""
 
 
-class DeviceUnreachable(DeviceError):
+class DeviceUnreachableError(DeviceError):
     """There is no connection to the device's host and port, or it was lost before the answer came."""
 
 
-class BadReply(DeviceError):
+class BadReplyError(DeviceError):
     """What came back does not answer what was asked."""
 
 
-class DeviceFault(DeviceError):
+class DeviceFaultError(DeviceError):
     """The device answered with a Modbus exception; ``code`` says which."""
 
     def __init__(self, code: int, what: str) -> None:
