@@ -217,19 +217,19 @@ def _split(readings: Sequence[Reading]) -> list[_Batch]:
 
 @dataclass(frozen=True, slots=True)
 class _Screen:
-    """What can be told of a reading before anything is sent: is its device of this kind, is its time possible."""
+    """What can be told of a reading before anything is sent: is its device of this kind, is its time possible.
+
+    ``strangers``: the devices of the batch that are not of this kind, with what they are (``None``: not registered).
+    """
 
     kind: Kind
-    known: dict[UUID, str]
+    strangers: dict[UUID, str | None]
     latest: datetime
 
     def all_good(self, readings: Sequence[Reading]) -> bool:
         try:
             times = [reading.time for reading in readings]
-            if not (min(times) >= OLDEST and max(times) <= self.latest):
-                return False
-            devices = {reading.device_id for reading in readings}
-            return all(self.known.get(device) == self.kind.name for device in devices)
+            return not self.strangers and min(times) >= OLDEST and max(times) <= self.latest
         except TypeError:  # a time without a zone, or something that is no time at all: look at each
             return False
 
@@ -242,24 +242,30 @@ class _Screen:
         if time > self.latest:
             ahead = f"more than {FUTURE_TOLERANCE.total_seconds() / 60:.0f} minutes in the future"
             return Rejection(place, Reason.IMPOSSIBLE_TIME, f"time {time.isoformat()} is {ahead}")
-        actual = self.known.get(device) if isinstance(device, UUID) else None
-        if actual is None:
-            return Rejection(place, Reason.UNKNOWN_DEVICE, f"no device has the id {device}")
-        if actual != self.kind.name:
-            return Rejection(
-                place, Reason.WRONG_TYPE, f"device {device} is a {actual}, this is a {self.kind.name}'s reading"
-            )
+        if not isinstance(device, UUID):
+            return Rejection(place, Reason.UNKNOWN_DEVICE, f"device_id {device!r} is not a UUID")
+        if device in self.strangers:
+            actual = self.strangers[device]
+            if actual is None:
+                return Rejection(place, Reason.UNKNOWN_DEVICE, f"no device has the id {device}")
+            is_a = f"device {device} is a {actual}, the reading is of a {self.kind.name}"
+            return Rejection(place, Reason.WRONG_TYPE, is_a)
         return None
 
 
 async def _screen(conn: AsyncConnection[Any], batch: _Batch) -> list[Rejection]:
-    ids = {reading.device_id for reading in batch.readings if isinstance(reading.device_id, UUID)}
-    cursor = await conn.execute("SELECT id, type FROM flux.mg_device_registry WHERE id = ANY(%s)", (list(ids),))
-    known = dict(await cursor.fetchall())
+    sent = {reading.device_id for reading in batch.readings}
+    devices = [device for device in sent if isinstance(device, UUID)]
+    cursor = await conn.execute(
+        """SELECT sent.id, device.type FROM unnest(%b::uuid[]) AS sent(id)
+           LEFT JOIN flux.mg_device_registry device USING (id) WHERE device.type IS DISTINCT FROM %s""",
+        (devices, batch.kind.name),
+    )
+    strangers = dict(await cursor.fetchall())
     cursor = await conn.execute("SELECT now()")  # the database's clock is the one that all edges share
     (now,) = (await cursor.fetchall())[0]
-    screen = _Screen(batch.kind, known, now + FUTURE_TOLERANCE)
-    if screen.all_good(batch.readings):
+    screen = _Screen(batch.kind, strangers, now + FUTURE_TOLERANCE)
+    if len(devices) == len(sent) and screen.all_good(batch.readings):
         return []
     judged = (screen.judge(place, reading) for place, reading in zip(batch.places, batch.readings, strict=True))
     return [rejection for rejection in judged if rejection is not None]
