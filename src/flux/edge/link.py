@@ -7,7 +7,7 @@ platform's database directly; one over HTTPS can take its place.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from flux.model import Device, DeviceId, DeviceState, Reading
 
@@ -23,10 +23,10 @@ class PushResult:
 
 @dataclass(frozen=True, slots=True)
 class RegistrySnapshot:
-    """The devices of one site, and the templates that they name: name → body (parsed YAML)."""
+    """The devices of one site, and those of the templates they name that the platform has: name → YAML."""
 
     devices: tuple[Device, ...] = ()
-    templates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    templates: Mapping[str, str] = field(default_factory=dict)
 
 
 class PlatformLink(Protocol):

@@ -1,0 +1,108 @@
+"""``site.yaml``: what the edge of a site must know to begin. Everything else it learns from the platform.
+
+Devices, their addresses and their templates are in the platform's registry, not here. `docs/edge.md` lists every key.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from flux.config import YamlDocument, load_yaml
+from flux.control.plan import ControllerPlan, parse_plan
+from flux.model import Duration, SiteCode
+
+DEFAULT_POLLING_INTERVAL = timedelta(seconds=60)
+
+
+def _a_sane_interval(value: timedelta) -> timedelta:
+    if not timedelta(milliseconds=100) <= value <= timedelta(days=1):
+        raise ValueError("must be from 100ms to 1d")
+    return value
+
+
+Interval = Annotated[Duration, AfterValidator(_a_sane_interval)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class PlatformConfig(_Section):
+    """How the edge reaches its platform."""
+
+    link: Literal["sql"] = "sql"
+    """What carries readings and registry: ``sql``, straight to the platform's PostgreSQL."""
+    database_url_env: str = Field(default="FLUX_DATABASE_URL", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Name of the environment variable that holds the database's URL; the URL itself, with its password, is never
+    written into this file. Where ``FLUX_DATABASE_URL`` is not set, the embedded database of ``FLUX_HOME`` is used."""
+
+
+class RecordingConfig(_Section):
+    """What is recorded, and how it is kept until the platform has it."""
+
+    polling_interval: Interval | None = None
+    """How often each device is recorded, on the grid of the wall clock. A device's own ``polling_interval`` (in its
+    metadata) goes first; without this one, that of its template counts (60s unless it says otherwise)."""
+    largest_batch: int = Field(default=5_000, ge=1, le=50_000)
+    """The most readings that are sent to the platform at once."""
+    memory_readings: int = Field(default=50_000, ge=100)
+    """How many readings memory holds while the disk takes none; older ones are lost then, counted and alarmed.
+    About 1 kB each."""
+
+
+class SiteConfig(_Section):
+    """The whole of ``site.yaml``."""
+
+    site: SiteCode
+    """The site's code, as in the registry. All of its devices are polled by this edge."""
+    platform: PlatformConfig = PlatformConfig()
+    """How the edge reaches its platform."""
+    state_dir: Path | None = None
+    """Folder of the outbox, of what was learned from the platform, and of the status file; default:
+    ``edge/<site>`` in ``FLUX_HOME``. A relative path is relative to the site file."""
+    templates_dir: Path | None = None
+    """Folder of device templates (``*.yaml``) that the platform does not have; relative to the site file."""
+    recording: RecordingConfig = RecordingConfig()
+    """What is recorded, and how it is kept until the platform has it."""
+    controller: ControllerPlan | None = None
+    """The plan for the batteries, see `docs/control.md`; without one the edge records and controls nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFile:
+    """A site file that was checked, and its lines, so that what turns out later can still name one."""
+
+    config: SiteConfig
+    document: YamlDocument
+    path: Path
+
+    def state_dir(self, home: Path) -> Path:
+        """Where this edge keeps its state."""
+        if self.config.state_dir is None:
+            return home / "edge" / self.config.site
+        return self.path.parent / self.config.state_dir
+
+    @property
+    def templates_dir(self) -> Path | None:
+        return None if self.config.templates_dir is None else self.path.parent / self.config.templates_dir
+
+
+def load_site_file(path: Path) -> SiteFile:
+    """Read and check a site file whole; InputError names file, line, key and value of what is wrong."""
+    document = load_yaml(path)
+    plan = parse_plan(document) if _has_plan(document) else None
+    config = document.parse(SiteConfig)
+    return SiteFile(config.model_copy(update={"controller": plan}), document, path)
+
+
+def _has_plan(document: YamlDocument) -> bool:
+    return isinstance(document.data, dict) and document.data.get("controller") is not None
+
+
+def site_schema() -> dict[str, Any]:
+    """The JSON Schema of ``site.yaml``, for editors."""
+    schema = SiteConfig.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Flux site file"}

@@ -1,0 +1,75 @@
+"""What the edge learned from the platform, kept in a file of its own so that it starts and controls without it."""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from flux.edge.link import RegistrySnapshot
+from flux.edge.ticks import Clock
+from flux.model import Device, DeviceType, parse_metadata
+
+_logger = structlog.get_logger(__name__)
+
+_SCHEMA = "CREATE TABLE IF NOT EXISTS learned (key TEXT PRIMARY KEY, body TEXT NOT NULL, learned_at TEXT NOT NULL)"
+_REGISTRY = "registry"
+
+
+class LearnedStore:
+    """Small SQLite file; each call opens it anew and blocks, so call it in a thread."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+
+    def save_registry(self, snapshot: RegistrySnapshot) -> None:
+        """Remember ``snapshot`` in place of the one before; OSError or sqlite3.Error when the disk refuses."""
+        body = json.dumps(_to_json(snapshot), separators=(",", ":"))
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(self._open()) as db:
+            db.execute(
+                "INSERT INTO learned (key, body, learned_at) VALUES (?, ?, ?)"
+                " ON CONFLICT (key) DO UPDATE SET body = excluded.body, learned_at = excluded.learned_at",
+                (_REGISTRY, body, self._clock().isoformat()),
+            )
+
+    def load_registry(self) -> RegistrySnapshot | None:
+        """What was saved last; None when there is nothing, or nothing that can be read (which is logged)."""
+        if not self._path.exists():
+            return None
+        try:
+            with closing(self._open()) as db:
+                row = db.execute("SELECT body FROM learned WHERE key = ?", (_REGISTRY,)).fetchone()
+            return None if row is None else _from_json(json.loads(row[0]))
+        except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
+            aside = self._path.with_name(f"{self._path.name}.damaged-{self._clock():%Y%m%dT%H%M%S}")
+            self._path.rename(aside)
+            _logger.error("what was learned of the registry can't be read", kept_as=str(aside), error=str(error))  # noqa: TRY400 - a damaged file, not a bug
+            return None
+
+    def _open(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, isolation_level=None, timeout=10)
+        try:
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute(_SCHEMA)
+        except sqlite3.Error:
+            db.close()
+            raise
+        return db
+
+
+def _to_json(snapshot: RegistrySnapshot) -> dict[str, Any]:
+    devices = [device.model_dump(mode="json") for device in snapshot.devices]
+    return {"devices": devices, "templates": dict(snapshot.templates)}
+
+
+def _from_json(body: dict[str, Any]) -> RegistrySnapshot:
+    return RegistrySnapshot(tuple(_device(row) for row in body["devices"]), body["templates"])
+
+
+def _device(row: dict[str, Any]) -> Device:
+    metadata = parse_metadata(DeviceType(row["type"]), row["metadata"], row["name"])
+    return Device.model_validate({**row, "metadata": metadata})

@@ -1,0 +1,174 @@
+"""Polls one device: all of it for the record, and what the controller needs at the controller's interval.
+
+Each device has a poller, and a task, of its own, so that one that is slow or dead delays no other. Where both polls
+fall on one instant the device is asked once.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Protocol
+
+import structlog
+
+from flux.devices.driver import Poll
+from flux.edge.newest import NewestPolls
+from flux.edge.ticks import Clock, Sleep, Tick, Ticks, tick_at_or_before
+from flux.model import Device, DeviceError, Reading
+
+_logger = structlog.get_logger(__name__)
+
+_FIRST_RETRY_SHARE = 12
+"""A recording poll that failed is tried again after a twelfth of the interval (5 s of a minute) …"""
+_LAST_RETRY_SHARE = 2
+"""… until half of it has passed: a reading that is late by seconds is better than none."""
+_SHORTEST_RETRY = timedelta(seconds=1)
+
+
+class PolledDevice(Protocol):
+    """What a poller needs of a device's driver."""
+
+    @property
+    def device(self) -> Device: ...
+
+    async def poll(self, names: Collection[str] | None = None) -> Poll: ...
+
+    def reading(self, poll: Poll, *, command_source: int | None = None) -> Reading: ...
+
+
+class Due(Enum):
+    """Why a device is polled."""
+
+    RECORDING = "recording"
+    CONTROL = "control"
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPolling:
+    """What the controller needs of a device, and how often."""
+
+    interval: timedelta
+    names: frozenset[str]
+
+
+@dataclass(slots=True)
+class PollerHealth:
+    """How a device is doing, since the start of the edge."""
+
+    last_success: datetime | None = None
+    response_time_s: float | None = None
+    away_since: datetime | None = None
+    recorded: int = 0
+    missed: int = 0
+    problem: str | None = None
+
+
+class DevicePoller:
+    """One device.
+
+    ``record`` is given each reading; ``answered`` is called after each poll that succeeded, ``returned`` after the
+    first one that did after others had failed.
+    """
+
+    def __init__(
+        self,
+        driver: PolledDevice,
+        recording_interval: timedelta,
+        control: ControlPolling | None,
+        newest: NewestPolls,
+        record: Callable[[Sequence[Reading]], None],
+        *,
+        clock: Clock,
+        sleep: Sleep = asyncio.sleep,
+        command_source: Callable[[], int | None] = lambda: None,
+        answered: Callable[[], None] = lambda: None,
+        returned: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._driver = driver
+        self._recording_interval = recording_interval
+        self._control = control
+        self._newest = newest
+        self._record = record
+        self._clock = clock
+        self._sleep = sleep
+        self._command_source = command_source
+        self._answered = answered
+        self._returned = returned
+        self._missed_before = 0
+        self._log = _logger.bind(device=driver.device.name)
+        self.health = PollerHealth()
+        intervals = {Due.RECORDING: recording_interval}
+        if control is not None:
+            intervals[Due.CONTROL] = control.interval
+            newest.expect(driver.device.name)
+        self._ticks = Ticks(intervals, clock, sleep)
+
+    @property
+    def name(self) -> str:
+        return self._driver.device.name
+
+    async def run(self) -> None:
+        """Poll for ever."""
+        while True:
+            await self.poll_for(await self._ticks.next())
+
+    async def poll_for(self, tick: Tick[Due]) -> None:
+        """Do what is due at ``tick``."""
+        if Due.RECORDING in tick.due:
+            await self._poll_and_record(tick.times[Due.RECORDING])
+        elif self._control is not None:
+            await self._poll(self._control.names)
+
+    async def _poll_and_record(self, due_at: datetime) -> None:
+        give_up_at = due_at + self._recording_interval / _LAST_RETRY_SHARE
+        while (poll := await self._poll(None)) is None:
+            if self._clock() + self._retry_after >= give_up_at:
+                self.health.missed += 1
+                return
+            await self._sleep(self._retry_after.total_seconds())
+        reading = self._driver.reading(poll, command_source=self._command_source())
+        self.health.recorded += 1
+        self._record([reading])
+
+    @property
+    def _retry_after(self) -> timedelta:
+        pause = max(self._recording_interval / _FIRST_RETRY_SHARE, _SHORTEST_RETRY)
+        return pause if self._control is None else min(pause, self._control.interval)
+
+    async def _poll(self, names: Collection[str] | None) -> Poll | None:
+        """The poll, kept as the newest; None when the device did not answer."""
+        try:
+            poll = await self._driver.poll(names)
+        except DeviceError as error:
+            self._went_away(error)
+            return None
+        else:
+            self._newest.put(self.name, poll)
+            self._came_back(poll)
+            return poll
+        finally:
+            if self._control is not None:
+                self._newest.asked(self.name, tick_at_or_before(self._clock(), self._control.interval))
+
+    def _went_away(self, error: DeviceError) -> None:
+        self.health.problem = str(error)
+        if self.health.away_since is None:
+            self.health.away_since = self._clock()
+            self._missed_before = self.health.missed
+            self._log.warning("device does not answer", error=str(error))
+
+    def _came_back(self, poll: Poll) -> None:
+        health = self.health
+        if health.away_since is not None:
+            away_s = round((poll.time - health.away_since).total_seconds(), 1)
+            self._log.info("device answers again", away_s=away_s, missed=health.missed - self._missed_before)
+            health.away_since = None
+            self._returned()
+        problem = "; ".join(poll.problems) or None
+        if (problem is None) is not (health.problem is None):
+            self._log.warning("poll has gaps", problem=problem) if problem else self._log.info("poll is whole again")
+        health.problem = problem
+        health.last_success, health.response_time_s = poll.time, poll.response_time_s
+        self._answered()

@@ -1,0 +1,133 @@
+"""The platform link straight to the platform's PostgreSQL: for the edge of ``flux up``, and for private networks."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from flux.edge.link import PushResult, RegistrySnapshot
+from flux.model import Device, DeviceId, DeviceState, Reading, UnavailableError
+from flux.registry import list_devices, set_state
+from flux.store.db import connect
+from flux.store.ingest import ingest
+
+_ANSWER_TIMEOUT_S = 30.0
+# Several changes of one transaction or one script arrive together; they are read once.
+_SETTLE_S = 0.05
+
+
+class SqlLink:
+    """PlatformLink over psycopg: one connection for work, one that listens; both are opened when needed.
+
+    ``dsn`` is asked for the connection string each time, since an embedded server changes it when it restarts.
+    """
+
+    def __init__(self, site: str, dsn: Callable[[], str]) -> None:
+        self._site = site
+        self._dsn = dsn
+        self._working = asyncio.Lock()
+        self._work: AsyncConnection[Any] | None = None
+        self._listener: AsyncConnection[Any] | None = None
+
+    async def push(self, readings: Sequence[Reading]) -> PushResult:
+        async with self._connection() as conn:
+            result = await ingest(conn, readings)
+        return PushResult(result.stored, result.duplicates, result.rejected)
+
+    async def registry(self) -> RegistrySnapshot:
+        async with self._connection() as conn:
+            devices = await list_devices(conn, site=self._site)
+            templates = await _templates(conn, devices)
+        return RegistrySnapshot(tuple(devices), templates)
+
+    async def wait_for_registry_change(self, timeout_s: float) -> bool:
+        try:
+            if self._listener is None:
+                self._listener = await self._listen()
+                return True  # whatever changed before we listened went unheard
+            changed = await _notified(self._listener, timeout_s)
+            while changed and await _notified(self._listener, _SETTLE_S):
+                pass
+        except psycopg.Error as error:
+            await self._drop_listener()
+            raise UnavailableError(f"platform: {_one_line(error)}") from error
+        return changed
+
+    async def platform_time(self) -> datetime:
+        async with self._connection() as conn:
+            cursor = await conn.execute("SELECT clock_timestamp()")
+            row = await cursor.fetchone()
+        assert row is not None  # noqa: S101 - this SELECT has one row
+        now: datetime = row[0]
+        return now
+
+    async def report_state(self, device_id: DeviceId, state: DeviceState, reason: str) -> None:
+        async with self._connection() as conn:
+            await set_state(conn, device_id, state, trigger="first poll", actor=f"edge {self._site}", reason=reason)
+
+    async def close(self) -> None:
+        await self._drop_work()
+        await self._drop_listener()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection[Any]]:
+        """The connection for work, for one caller at a time; what it raises becomes UnavailableError."""
+        async with self._working:
+            try:
+                async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                    if self._work is None:
+                        self._work = await connect(self._dsn(), application_name=self._name, autocommit=True)
+                    yield self._work
+            except TimeoutError as error:
+                await self._drop_work()
+                raise UnavailableError(f"platform: no answer within {_ANSWER_TIMEOUT_S:g} s") from error
+            except psycopg.Error as error:
+                await self._drop_work()
+                raise UnavailableError(f"platform: {_one_line(error)}") from error
+            except asyncio.CancelledError:
+                await self._drop_work()  # it may be in the middle of something
+                raise
+
+    async def _listen(self) -> AsyncConnection[Any]:
+        conn = await connect(self._dsn(), application_name=f"{self._name} listener", autocommit=True)
+        try:
+            await conn.execute("LISTEN flux_registry")
+        except BaseException:
+            await conn.close()
+            raise
+        return conn
+
+    @property
+    def _name(self) -> str:
+        return f"flux edge {self._site}"
+
+    async def _drop_work(self) -> None:
+        if self._work is not None:
+            conn, self._work = self._work, None
+            await conn.close()
+
+    async def _drop_listener(self) -> None:
+        if self._listener is not None:
+            conn, self._listener = self._listener, None
+            await conn.close()
+
+
+async def _notified(conn: AsyncConnection[Any], timeout_s: float) -> bool:
+    notified = False
+    async for _ in conn.notifies(timeout=timeout_s, stop_after=1):
+        notified = True
+    return notified
+
+
+async def _templates(conn: AsyncConnection[Any], devices: Sequence[Device]) -> dict[str, str]:
+    names = list({name for device in devices if (name := device.metadata.template_name) is not None})
+    cursor = await conn.execute("SELECT name, body FROM flux.device_templates WHERE name = ANY(%s)", (names,))
+    return dict(await cursor.fetchall())
+
+
+def _one_line(error: psycopg.Error) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
