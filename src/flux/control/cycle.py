@@ -22,6 +22,7 @@ class Cycle:
     rest_kw: float
     full_discharge_kw: float
     sp_start: datetime
+    sp_elapsed: timedelta
     market: MarketState
     schedule: tuple[ScheduleStep, ...]
     memory: Memory

@@ -16,8 +16,8 @@ from flux.control.limits import (
     GridRange,
     InverterRange,
     Limited,
-    apply_inverter_and_grid,
     apply_limits,
+    full_discharge_kw,
     grid_range,
     inverter_range,
 )
@@ -62,12 +62,14 @@ def _decide_fresh(
 ) -> Decision:
     inverter = inverter_range(plan.battery, state.capability)
     grid = grid_range(rest_kw, plan.site, state.limits)
+    sp_start = period_start(now)
     cycle = Cycle(
         time=now,
         soe_kwh=soe_kwh,
         rest_kw=rest_kw,
-        full_discharge_kw=apply_inverter_and_grid(math.inf, inverter, grid).power_kw,
-        sp_start=period_start(now),
+        full_discharge_kw=full_discharge_kw(inverter, grid),
+        sp_start=sp_start,
+        sp_elapsed=now - sp_start,
         market=state.market,
         schedule=state.schedule,
         memory=state.memory,

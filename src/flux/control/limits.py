@@ -60,42 +60,31 @@ def grid_range(rest_kw: float, site: SiteConfig, limits: SiteLimits) -> GridRang
     return GridRange(rest_kw - import_kw, rest_kw + export_kw, import_kw, export_kw, invalid)
 
 
-def apply_inverter_and_grid(power_kw: float, inverter: InverterRange, grid: GridRange) -> Limited:
-    """Limits 1 to 3: what ``power_kw`` (±inf allowed) becomes before SoE is looked at."""
-    hit = set()
-    power = _clamp(power_kw, inverter.low_kw, inverter.high_kw)
-    if power != power_kw:
-        hit.add(Limit.INVERTER)
-    if power < grid.low_kw:
-        power = grid.low_kw
-        hit.add(Limit.SITE_IMPORT)
-    elif power > grid.high_kw:
-        power = grid.high_kw
-        hit.add(Limit.SITE_EXPORT)
-    moved = power
-    power = _clamp(moved, inverter.low_kw, inverter.high_kw)
-    if power != moved:
-        hit.add(Limit.INVERTER)
-    return Limited(power, tuple(limit for limit in Limit if limit in hit))
+def full_discharge_kw(inverter: InverterRange, grid: GridRange) -> float:
+    """What +∞ becomes after limits 1 to 3; 0 or less when the site has no use for any discharge."""
+    return _clamp(min(inverter.high_kw, grid.high_kw), inverter.low_kw, inverter.high_kw)
 
 
 def apply_limits(
     power_kw: float, inverter: InverterRange, grid: GridRange, soe_kwh: float, battery: BatteryConfig, step_h: float
 ) -> Limited:
     """All limits, 1 to 4; a grid limit that SoE makes the site miss is named too."""
-    before = apply_inverter_and_grid(power_kw, inverter, grid)
-    power = _clamp(before.power_kw, -_charge_room(soe_kwh, battery, step_h), _spendable(soe_kwh, battery, step_h))
-    if power == before.power_kw:
-        return Limited(power + 0.0, before.limits)
-    hit = {*before.limits, Limit.SOE_MIN if before.power_kw > 0 else Limit.SOE_MAX}
+    clamped = _clamp(power_kw, inverter.low_kw, inverter.high_kw)
+    in_grid = _clamp(clamped, grid.low_kw, grid.high_kw)
+    carried = _clamp(in_grid, inverter.low_kw, inverter.high_kw)
+    room, spendable = _charge_room(soe_kwh, battery, step_h), _spendable(soe_kwh, battery, step_h)
+    power = _clamp(carried, -room, spendable) + 0.0  # + 0.0: there is no -0.0 kW
     missed = None
-    if power < grid.low_kw:
-        missed = Limit.SITE_IMPORT
-    elif power > grid.high_kw:
-        missed = Limit.SITE_EXPORT
-    if missed is not None:
-        hit.add(missed)
-    return Limited(power + 0.0, tuple(limit for limit in Limit if limit in hit), missed)
+    if power != carried:
+        missed = Limit.SITE_IMPORT if power < grid.low_kw else Limit.SITE_EXPORT if power > grid.high_kw else None
+    hit = (
+        (Limit.INVERTER, clamped != power_kw or carried != in_grid),
+        (Limit.SITE_IMPORT, in_grid > clamped or missed is Limit.SITE_IMPORT),
+        (Limit.SITE_EXPORT, in_grid < clamped or missed is Limit.SITE_EXPORT),
+        (Limit.SOE_MIN, power < carried),
+        (Limit.SOE_MAX, power > carried),
+    )
+    return Limited(power, tuple([limit for limit, named in hit if named]), missed)
 
 
 def _charge_room(soe_kwh: float, battery: BatteryConfig, step_h: float) -> float:

@@ -60,7 +60,7 @@ class Outlook:
 
 def outlook(cycle: Cycle, *, short: GuessConfig = NO_GUESS, long: GuessConfig = NO_GUESS) -> Outlook | None:
     """The outlook for a mode that guesses by ``short`` and ``long``; ``None``: nothing that may be used."""
-    elapsed = cycle.time - cycle.sp_start
+    elapsed = cycle.sp_elapsed
     if elapsed >= USABLE_FROM:
         pair = cycle.market.pair_of(cycle.sp_start)
         if pair is not None:

@@ -114,6 +114,11 @@ class ControllerPlan(PlanFields):
             raise ValueError(f"{'.'.join(map(str, path))}: {message}")
         return self
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy that is checked like any plan, and compiled anew: pydantic's own would keep what was compiled."""
+        del deep  # every part is frozen
+        return type(self)(**{name: getattr(self, name) for name in PlanFields.model_fields} | dict(update or {}))
+
     @cached_property
     def zone(self) -> ZoneInfo:
         return ZoneInfo(self.timezone)

@@ -6,6 +6,7 @@ A mode is one module beside this one: a subclass of :class:`ModeConfig` and one 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import ClassVar
 from zoneinfo import ZoneInfo
 
@@ -32,7 +33,13 @@ class ModeContext:
 
     def clock(self, instant: datetime) -> str:
         """``17:30``: an instant as the site's people say it."""
-        return instant.astimezone(self.zone).strftime("%H:%M")
+        return clock_in(self.zone, instant)
+
+
+@lru_cache(maxsize=1024)
+def clock_in(zone: ZoneInfo, instant: datetime) -> str:
+    """``HH:MM`` of an instant; kept, since every cycle of an evening tells the same few."""
+    return instant.astimezone(zone).strftime("%H:%M")
 
 
 Problem = tuple[tuple[int | str, ...], str]
