@@ -83,3 +83,18 @@ def test_a_missing_file_and_a_binary_one_are_input_errors(tmp_path: Path) -> Non
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not UTF-8"):
         load_yaml(tmp_path / "binary.yaml")
+
+
+def test_a_misspelt_key_is_not_told_as_missing_as_well() -> None:
+    class Needs(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        manufacturer: str
+        other: str
+
+    with pytest.raises(InputError) as caught:
+        YamlDocument("manufacturr: x\n", "a.yaml").parse(Needs)
+    told = set(str(caught.value).splitlines())
+    assert told == {
+        "a.yaml:1: manufacturr: unknown key; did you mean 'manufacturer'?",
+        "a.yaml:1: other: is missing",
+    }

@@ -5,7 +5,7 @@
 
 import difflib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,14 +67,16 @@ class YamlDocument:
         try:
             return model.model_validate(plain(section))
         except ValidationError as error:
-            problems = [self._describe(prefix, p, model) for p in error.errors(include_url=False)]
+            details = _without_echoes(error.errors(include_url=False), model)
+            problems = [self._describe(prefix, one, model) for one in details]
             raise InputError("\n".join(dict.fromkeys(problems[:_MAX_PROBLEMS]))) from None
 
     def _describe(self, prefix: tuple[str, ...], problem: Any, model: type[BaseModel]) -> str:
         path = [*prefix, *problem["loc"]]
         message = str(problem["msg"]).removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            message = "unknown key" + _did_you_mean(str(path[-1]), model)
+            near = _nearest_key(str(path[-1]), model)
+            message = "unknown key" + (f"; did you mean {near!r}?" if near else "")
         elif problem["type"] == "missing":
             message = "is missing"
         elif not isinstance(problem["input"], Mapping | list):
@@ -112,7 +114,17 @@ def _dotted(path: list[int | str]) -> str:
     return text or "file"
 
 
-def _did_you_mean(key: str, model: type[BaseModel]) -> str:
+def _without_echoes(problems: Sequence[Any], model: type[BaseModel]) -> list[Any]:
+    """Leave out that a key is missing where it is there, misspelt: the misspelt key is told."""
+    meant = {
+        (*one["loc"][:-1], _nearest_key(str(one["loc"][-1]), model))
+        for one in problems
+        if one["type"] == "extra_forbidden"
+    }
+    return [one for one in problems if one["type"] != "missing" or one["loc"] not in meant]
+
+
+def _nearest_key(key: str, model: type[BaseModel]) -> str | None:
     known: set[str] = set()
     stack: list[type[BaseModel]] = [model]
     while stack:
@@ -121,8 +133,7 @@ def _did_you_mean(key: str, model: type[BaseModel]) -> str:
             if name not in known:
                 known.add(info.alias or name)
                 stack.extend(_models_in(info.annotation))
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return next(iter(difflib.get_close_matches(key, known, n=1)), None)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
