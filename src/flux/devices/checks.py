@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flux.devices.codec import encode
-from flux.devices.control import ControlSection
+from flux.devices.control import ControlSection, Step
 from flux.devices.names import known_names
 from flux.devices.registers import Register, RegisterType
 from flux.errors import InputError
@@ -33,9 +33,10 @@ def problems_of(
     """Everything that is wrong; ``keys`` says under which key or number each register stands in its file."""
     keys = range(len(registers)) if keys is None else keys
     named = list(zip(keys, registers, strict=True))
-    problems = [*_duplicates(named), *_overlaps(named, reads_inputs), *_names(type, named)]
-    problems += _access(named, reads_inputs, max_block_words)
-    if control is not None:
+    problems = [*_duplicates(named), *_overlaps(named, reads_inputs)]
+    if not problems:  # what follows from a register that stands there twice need not be told as well
+        problems += [*_names(type, named), *_access(named, reads_inputs, max_block_words)]
+    if control is not None and not problems:
         problems += _control(type, {register.name: register for register in registers}, control)
     return problems
 
@@ -113,6 +114,7 @@ def _control(type: DeviceType, registers: dict[str, Register], control: ControlS
     if type is not DeviceType.BESS:
         yield Problem(("control",), f"a {type} cannot be commanded; remove this section, or set `type: bess`")
     steps = control.registers
+    taken: set[str] = set()
     for step, name in steps.items():
         path = ("control", str(step), "register")
         register = registers.get(name)
@@ -122,13 +124,13 @@ def _control(type: DeviceType, registers: dict[str, Register], control: ControlS
             yield Problem(path, f"{name!r} is no register of this template{hint}")
         elif not register.writable or register.type is RegisterType.STRING:
             yield Problem(path, f"{name!r} cannot be written; give it a number's type and `access: write`")
-        elif list(steps.values()).count(name) > 1:
+        elif name in taken:
             yield Problem(path, f"{name!r} stands for two things at once; each needs a register of its own")
+        elif step is Step.POWER and register.unit not in ("", "kW"):
+            yield Problem(path, f"{name!r} is in {register.unit}; scale it so that it comes in kW")
         else:
             yield from _encodable(str(step), register, control)
-    power = registers.get(control.power.register_name)
-    if power is not None and power.unit not in ("", "kW"):
-        yield Problem(("control", "power", "register"), f"{power.name!r} is in {power.unit}; scale it so it is in kW")
+        taken.add(name)
 
 
 def _encodable(step: str, register: Register, control: ControlSection) -> Iterator[Problem]:
