@@ -16,6 +16,7 @@ Options: ``p`` (probability of each request, 0 to 1), ``after`` and ``for`` (whe
 """
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -121,6 +122,7 @@ class _Active:
     fault: Fault
     begins: datetime
     ends: datetime | None
+    group: str
 
 
 class FaultBoard:
@@ -129,35 +131,38 @@ class FaultBoard:
     def __init__(self, chance: random.Random | None = None) -> None:
         self._chance = chance or random.Random(0)  # noqa: S311 - repeatable faults, not a secret
         self._active: list[_Active] = []
+        self._groups: dict[str, Counter[Fault]] = {}
 
     @property
     def faults(self) -> tuple[Fault, ...]:
         return tuple(active.fault for active in self._active)
 
-    def add(self, fault: Fault, now: datetime) -> None:
+    def add(self, fault: Fault, now: datetime, group: str = "") -> None:
         """Let it begin ``fault.after`` from now."""
         begins = now + fault.after
-        self._active.append(_Active(fault, begins, None if fault.lasts is None else begins + fault.lasts))
+        self._active.append(_Active(fault, begins, None if fault.lasts is None else begins + fault.lasts, group))
 
-    def clear(self, device: str | None = None, kind: FaultKind | None = None) -> None:
-        """End faults: all, those of a device, those of a kind, or both."""
-        self._active = [
-            active
-            for active in self._active
-            if (device is not None and active.fault.device != device) or (kind is not None and active.fault.kind != kind)
-        ]
+    def clear(self, device: str | None = None) -> None:
+        """End all faults, or those that were asked for by this device's name."""
+        self._active = [active for active in self._active if device not in (None, active.fault.device)]
 
-    def replace(self, faults: Sequence[Fault], now: datetime) -> None:
-        """Make these the faults: those that are there already go on, the others end, new ones begin."""
-        wanted = list(faults)
+    def replace(self, group: str, faults: Sequence[Fault], now: datetime) -> None:
+        """Make these the faults of a group: those that are in it already go on, the others end, new ones begin.
+
+        A reset or restart that is still in the list is not a new one.
+        """
+        before, wanted = self._groups.get(group, Counter()), Counter(faults)
+        ended = before - wanted
         kept = []
         for active in self._active:
-            if active.fault in wanted:
-                wanted.remove(active.fault)
+            if active.group == group and ended[active.fault] > 0:
+                ended[active.fault] -= 1
+            else:
                 kept.append(active)
         self._active = kept
-        for fault in wanted:
-            self.add(fault, now)
+        for fault in (wanted - before).elements():
+            self.add(fault, now, group)
+        self._groups[group] = wanted
 
     def take_due_once(self, now: datetime) -> list[Fault]:
         """The faults of a moment (reset, restart) whose moment has come; they are taken off the board."""

@@ -4,9 +4,11 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from flux.devices.simulator.profiles import from_us
 from flux.errors import ConflictError, InputError
 
 
@@ -64,3 +66,14 @@ class StateFile:
         with fresh.open("w", encoding="utf-8") as file:
             json.dump(state, file, separators=(",", ":"))
         fresh.replace(self.path)
+
+
+def saved_time(file: StateFile) -> datetime | None:
+    """The simulated time at which the state was kept; ``None`` when there is none."""
+    state = file.load()
+    if state is None:
+        return None
+    time_us = state.get("time_us")
+    if not isinstance(time_us, int):
+        raise InputError(f"state file {file.path} has no time; move it away to start with new devices")
+    return from_us(time_us)
