@@ -15,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from flux.config import Settings
 from flux.errors import InputError, UnavailableError
-from flux.store.server import EmbeddedServer, running_dsn
+from flux.store.server import EmbeddedServer, existing_folder, running_dsn
 
 CONNECT_TIMEOUT_S = 10
 _EXAMPLE = "postgresql://user:password@host:5432/database"
@@ -32,11 +32,19 @@ def resolve_dsn(settings: Settings) -> str:
 
 
 @contextmanager
-def database(settings: Settings) -> Iterator[str]:
-    """The DSN of a database that runs for as long as the block: an embedded server is started where none does."""
+def database(settings: Settings, *, create: bool = True) -> Iterator[str]:
+    """The DSN of a database that runs for as long as the block: an embedded server is started where none does.
+
+    ``create`` False: only one that has been made before; UnavailableError where there is none.
+    """
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value()
         return
+    if not create and not (existing_folder(settings.home) / "data").exists():
+        raise UnavailableError(
+            f"there is no database in {settings.home.absolute()}: "
+            f"make one with `flux up` or `flux db migrate`, or set FLUX_HOME or FLUX_DATABASE_URL"
+        )
     with EmbeddedServer(settings.home) as server:
         yield server.dsn
 
@@ -122,7 +130,7 @@ def _describe(arguments: dict[str, Any]) -> str:
 
 
 def _unavailable(arguments: dict[str, Any], error: Exception) -> UnavailableError:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split()).removeprefix("connection failed: ") or type(error).__name__
     if arguments.get("password"):
         reason = reason.replace(str(arguments["password"]), "***")
     return UnavailableError(f"database {_describe(arguments)} does not answer: {reason}")

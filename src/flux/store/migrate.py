@@ -89,7 +89,7 @@ def status(dsn: str) -> SchemaStatus:
     """What :func:`migrate` would do; changes nothing."""
     with connect_sync(dsn, autocommit=True) as connection:
         version = _version(connection)
-        revisions = _revisions()
+        revisions = known_versions()
         known = version in revisions
         return SchemaStatus(
             version=version,
@@ -127,17 +127,17 @@ def _check_server(connection: psycopg.Connection[Any]) -> None:
         raise RefusedError(f"PostgreSQL {connection.info.server_version // 10_000} is too old: Flux needs 15 or newer")
 
 
-def _revisions() -> list[str]:
-    """All known versions, oldest first."""
+def known_versions() -> list[str]:
+    """The versions of the schema that this program knows, oldest first."""
     return sorted(path.name[:4] for path in (_HERE / "sql" / "migrations").glob("[0-9]*.sql"))
 
 
 def _newest() -> str:
-    return _revisions()[-1]
+    return known_versions()[-1]
 
 
 def _refuse_newer(version: str | None) -> None:
-    if version is not None and version not in _revisions():
+    if version is not None and version not in known_versions():
         raise RefusedError(
             f"the schema has version {version}, this Flux knows only up to {_newest()}: use the Flux that made it"
         )

@@ -1,0 +1,149 @@
+"""``flux db``: the database behind Flux."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flux.errors import RefusedError, UnavailableError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="The database: schema, backup, restore, a psql prompt.\n\n"
+    "It is the one that FLUX_DATABASE_URL names, or the embedded one in FLUX_HOME, which is started "
+    "for the command if it does not run.",
+)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the schema to this program's version. Safe at any time, also while Flux runs.
+
+    Example: `flux db migrate`
+    """
+    from flux.store.migrate import migrate as run_migrations
+
+    with opened_database(create=True) as dsn:
+        report = run_migrations(dsn)
+    if not report.changed:
+        typer.echo(f"schema is up to date: version {report.version}")
+        return
+    typer.echo(f"schema: version {report.version_before or 'none'} → {report.version}")
+    for column in report.columns_added:
+        typer.echo(f"added column {column}")
+    for name in report.objects_applied:
+        typer.echo(f"applied {name}")
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False) -> None:
+    """Tell what the schema lacks; exit code 0 if nothing, 1 if `flux db migrate` has something to do.
+
+    Example: `flux db status || flux db migrate`
+    """
+    import dataclasses
+    import json
+
+    from flux.store.migrate import status as schema_status
+
+    with opened_database() as dsn:
+        found = schema_status(dsn)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(found) | {"current": found.current}))
+    else:
+        typer.echo(f"PostgreSQL {found.server_version}, schema version {found.version or 'none'} of {found.newest}")
+        for what, names in (
+            ("migrations to run", found.pending),
+            ("columns to add", found.missing_columns),
+            ("SQL to apply", found.stale_objects),
+        ):
+            if names:
+                typer.echo(f"{what}: {', '.join(names)}")
+        typer.echo("up to date" if found.current else "run `flux db migrate`")
+    if not found.current:
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def psql(context: typer.Context) -> None:
+    """Open psql on the database; everything after `psql` goes to it.
+
+    Example: `flux db psql -c "SELECT name, state FROM flux.mg_device_registry"`
+    """
+    import signal
+    import subprocess
+
+    from flux.store.backup import client_command
+
+    with opened_database() as dsn:
+        command, environment = client_command("psql", dsn)
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is psql's: it cancels a query
+        try:
+            code = subprocess.run([*command, *context.args], env=environment, check=False).returncode  # noqa: S603
+        finally:
+            signal.signal(signal.SIGINT, before)
+    raise typer.Exit(code)
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="Where to; it appears when it is whole.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+) -> None:
+    """Write everything that Flux keeps to one file, as it is at one moment. Flux goes on meanwhile.
+
+    Example: `flux db backup flux-2026-01-15.dump`
+    """
+    from flux.store.backup import backup as write_backup
+
+    with opened_database() as dsn:
+        size = write_backup(dsn, file, force=force)
+    typer.echo(f"{file}: {size / 1_000_000:.1f} MB")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file that `flux db backup` wrote.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace all that is in the database now.")] = False,
+) -> None:
+    """Put a backup into an empty database; all of it or, after any error, nothing.
+
+    Example: `FLUX_HOME=/srv/flux-new flux db restore flux-2026-01-15.dump`
+    """
+    from flux.store.backup import restore as read_backup
+
+    with opened_database(create=True) as dsn:
+        found = read_backup(dsn, file, force=force)
+    typer.echo(
+        f"restored: {found.devices} devices, {found.meter_readings:,} meter readings, "
+        f"{found.bess_readings:,} BESS readings; schema version {found.schema_version}"
+    )
+
+
+@contextlib.contextmanager
+def opened_database(*, create: bool = False) -> Iterator[str]:
+    """The DSN of the database that a command works on, for as long as the block; what goes wrong is one clear line."""
+    import psycopg
+
+    from flux.config import load_settings
+    from flux.config.logs import configure_logging
+    from flux.store.db import database
+
+    settings = load_settings()
+    if "log_level" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"log_level": "WARNING"})  # a person asked; starting a server is no news
+    configure_logging(settings)
+    with database(settings, create=create) as dsn:
+        try:
+            yield dsn
+        except (
+            psycopg.errors.UndefinedTable,
+            psycopg.errors.UndefinedFunction,
+            psycopg.errors.UndefinedColumn,
+        ) as error:
+            said = str(error).splitlines()[0]
+            raise RefusedError(f"the schema is not this program's, run `flux db migrate` ({said})") from None
+        except psycopg.OperationalError as error:
+            raise UnavailableError(f"the database went away: {' '.join(str(error).split())}") from None
