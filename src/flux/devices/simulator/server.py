@@ -75,7 +75,6 @@ class SimulatorServer:
             for endpoint in self._endpoints:
                 await endpoint.bind()
             self._take_up_state()
-            self._refresh_faults()
             self.tick()
             for endpoint in self._endpoints:
                 await endpoint.serve()
@@ -118,6 +117,7 @@ class SimulatorServer:
     def tick(self) -> None:
         """Move the physics to now, make that safe, then show it; done by itself while it runs."""
         now = self._clock()
+        self._refresh_faults()
         self._apply_faults(now)
         self.site.step(now)
         if self._save():
@@ -136,7 +136,6 @@ class SimulatorServer:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._tick_s)
-            self._refresh_faults()
             self.tick()
             await self._reopen(self._clock())
 
