@@ -288,11 +288,11 @@ class ModbusConnection:
         self._wire = wire
         return wire
 
-    def _lost(self, wire: Wire) -> None:
+    def _lost(self, wire: Wire, why: str) -> None:
         self._late_replies += wire.late_replies
         if wire is self._wire:
             self._wire = None
-            self._log.info("connection lost")
+            self._log.info("connection lost", why=why)
 
     def _drop(self, wire: Wire, why: str) -> None:
         if wire is self._wire:

@@ -2,7 +2,8 @@
 
 A unit that has answered is given several times its slowest answer, one that never has half a second to begin with;
 more than that only while nobody else wants the connection, and never more than its time limit. Once a request has
-failed with all its retries the unit is dead: requests fail at once, and at growing intervals one is let through.
+failed with all its retries, and at least three tries in a row, the unit is dead: requests fail at once, and at growing
+intervals one is let through.
 """
 
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 _LEAST_S = 0.5
 _MOST_UNSEEN_S = 2.0
 _TIMES_SLOWEST = 8.0
+_DEAD_AFTER = 3  # silent tries in a row
 _FADE = 0.99  # of the slowest answer, with each quicker one
 
 FIRST_PROBE_S = 1.0
@@ -64,7 +66,9 @@ class UnitState:
         self.waited_s = waited_s
 
     def given_up(self, now: float) -> bool:
-        """A request failed with all its retries; says whether that is news."""
+        """A request failed with all its retries; says whether the unit is dead now and was not before."""
+        if self.silent_tries < _DEAD_AFTER:
+            return False
         was_dead, self.dead = self.dead, True
         pause = min(LAST_PROBE_S, FIRST_PROBE_S * 2.0 ** min(self.failed_probes, 10))
         self.probe_at = now + max(pause, min(LAST_PROBE_S, _SHARE * self.waited_s))

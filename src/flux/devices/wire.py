@@ -69,9 +69,9 @@ def check_echo(reply: ModbusPDU, request: ModbusPDU) -> None:
 
 
 class Wire(asyncio.Protocol):
-    """The connection itself. ``on_lost`` is called once, when it is gone for whatever reason."""
+    """The connection itself. ``on_lost`` is called once, when it is gone, with the reason."""
 
-    def __init__(self, peer: str, on_lost: Callable[["Wire"], None]) -> None:
+    def __init__(self, peer: str, on_lost: Callable[["Wire", str], None]) -> None:
         self._peer = peer
         decoder = DecodePDU(False)
         decoder.register(_ReadReply)
@@ -80,6 +80,7 @@ class Wire(asyncio.Protocol):
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
+        self._dropped = ""
         self._request: ModbusPDU | None = None
         self._reply: asyncio.Future[ModbusPDU] | None = None
         self.closed = asyncio.get_running_loop().create_future()
@@ -110,8 +111,9 @@ class Wire(asyncio.Protocol):
         self._request = self._reply = None
 
     def close(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()  # nothing of ours is worth waiting for in the buffers of a peer that is silent
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()  # nothing of ours is worth waiting for in the buffers of a peer that is silent
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_connection makes
@@ -119,9 +121,9 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        why = exc or "closed by the other side"
+        why = self._dropped or str(exc or "closed by the other side")
         self._fail(DeviceUnreachableError(f"{self._peer}: the connection was lost ({why})"))
-        self._on_lost(self)
+        self._on_lost(self, why)
         if not self.closed.done():
             self.closed.set_result(None)
 
@@ -165,6 +167,7 @@ class Wire(asyncio.Protocol):
     def _drop(self, why: str) -> None:
         """After this nothing on the connection can be trusted."""
         self._buffer = b""
+        self._dropped = why
         self._fail(BadReplyError(f"{self._peer}: {why}"))
         self.close()
 
