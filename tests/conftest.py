@@ -4,8 +4,11 @@
 """
 
 import os
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,14 +25,13 @@ SMALL = {"shared_buffers": "32MB", "max_connections": "40", "max_wal_senders": "
 
 
 @pytest.fixture(scope="session")
-def admin_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def admin_dsn() -> Iterator[str]:
     """A superuser's DSN of the test server; its databases are made and dropped through this."""
     given = os.environ.get("FLUX_TEST_DATABASE_URL")
     if given:
         yield given
         return
-    home = tmp_path_factory.mktemp("server")
-    with EmbeddedServer(home, fast_unsafe=True, settings=SMALL):
+    with reachable_folder() as home, EmbeddedServer(home, fast_unsafe=True, settings=SMALL):
         yield running_dsn(home, "postgres")
 
 
@@ -60,6 +62,14 @@ async def db(dsn: str) -> AsyncIterator[AsyncConnection[Any]]:
     """An autocommit connection to the test's own database."""
     async with await connect(dsn, application_name="test", autocommit=True) as connection:
         yield connection
+
+
+@contextmanager
+def reachable_folder() -> Iterator[Path]:
+    """A folder that the server's user can reach when we are root: pytest's own are for their owner only."""
+    with tempfile.TemporaryDirectory(prefix="flux-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def fresh_database(admin_dsn: str, template: str) -> Iterator[str]:
