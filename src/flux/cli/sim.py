@@ -52,12 +52,12 @@ def sim(
     from flux.config import load_settings
     from flux.config.logs import configure_logging
 
-    configure_logging(load_settings())
     if config is not None and (site, host, port) != (None, None, None):
         raise InputError("--config says where each device is; leave out --site, --host and --port")
     site_config = _site_config(config, site, host, port)
     site_config = _with_source(_with_source(site_config, "load", load, load_scale), "solar", solar, solar_scale)
     server = _server(site_config, state, speed, start, fault or [], faults_file, reply_log)
+    configure_logging(load_settings())
     _run(server, speed, as_json)
 
 
@@ -95,22 +95,26 @@ def _server(
     faults_file: Path | None,
     reply_log: Path | None,
 ) -> "SimulatorServer":
-    from flux.devices.simulator import ReplyLog, SimulatedSite, SimulatorServer, StateFile
+    from flux.devices.simulator import FaultBoard, ReplyLog, SimulatedSite, SimulatorServer, StateFile, parse_fault
+    from flux.devices.simulator.server import check_device
 
     state_file = StateFile(state) if state is not None else None
     clock = _clock(speed, _instant(start), state_file)
     site = SimulatedSite(config, clock())
-    server = SimulatorServer(
+    board = FaultBoard()
+    for text in faults:
+        fault = parse_fault(text)
+        check_device(fault, site)
+        board.add(fault, clock())
+    return SimulatorServer(
         site,
         clock,
         speed=speed,
         state=state_file,
+        faults=board,
         faults_file=faults_file,
         on_reply=ReplyLog(reply_log) if reply_log is not None else None,
     )
-    for text in faults:
-        server.add_fault(text)
-    return server
 
 
 def _clock(speed: float, start: "datetime | None", state: "StateFile | None") -> "Clock":
