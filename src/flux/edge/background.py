@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 import structlog
 
@@ -38,9 +37,7 @@ class Background:
         tasks = [self._tasks.pop(name) for name in (names or tuple(self._tasks)) if name in self._tasks]
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)  # each has told of its own crashes
 
     async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         loop = asyncio.get_running_loop()
@@ -49,8 +46,7 @@ class Background:
             began = loop.time()
             healthy = loop.call_later(_HEALTHY_AFTER_S, self._alarms.clear, f"crashed:{name}")
             try:
-                await work()
-                return
+                return await work()
             except Exception as error:
                 lived_s = loop.time() - began
                 delay_s = _FIRST_DELAY_S if lived_s > _HEALTHY_AFTER_S else delay_s

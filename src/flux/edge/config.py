@@ -14,6 +14,7 @@ from flux.config import YamlDocument, load_yaml
 from flux.control.plan import ControllerPlan, parse_plan
 from flux.model import Duration, SiteCode
 
+DEFAULT_DATABASE_URL_ENV = "FLUX_DATABASE_URL"
 DEFAULT_POLLING_INTERVAL = timedelta(seconds=60)
 
 
@@ -35,7 +36,7 @@ class PlatformConfig(_Section):
 
     link: Literal["sql"] = "sql"
     """What carries readings and registry: ``sql``, straight to the platform's PostgreSQL."""
-    database_url_env: str = Field(default="FLUX_DATABASE_URL", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    database_url_env: str = Field(default=DEFAULT_DATABASE_URL_ENV, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """Name of the environment variable that holds the database's URL; the URL itself, with its password, is never
     written into this file. Where ``FLUX_DATABASE_URL`` is not set, the embedded database of ``FLUX_HOME`` is used."""
 

@@ -39,6 +39,7 @@ class SiteController:
         *,
         clock: Clock,
         halt: Callable[[], str | None] = lambda: None,
+        quiet: bool = False,
     ) -> None:
         self.plan = plan
         self.batteries = batteries
@@ -46,6 +47,7 @@ class SiteController:
         self._newest = newest
         self._clock = clock
         self._halt = halt
+        self._quiet = quiet
         self._memory = Memory()
         self._stop: Stop | None = None
         self._within_s = min(plan.interval.total_seconds(), _LONGEST_COMMAND_S)
@@ -59,11 +61,30 @@ class SiteController:
         meters = [battery.meter.device.name for battery in self.batteries if battery.meter is not None]
         return frozenset([self._site_meter.device.name, *meters, *(battery.name for battery in self.batteries)])
 
+    def uses_drivers_of(self, other: "SiteController") -> bool:
+        """Whether both talk to the same devices through the same drivers."""
+        return self._drivers == other._drivers
+
+    @property
+    def _drivers(self) -> list[MeteredDevice | None]:
+        batteries = [part for battery in self.batteries for part in (battery.driver, battery.meter)]
+        return [self._site_meter, *batteries]
+
+    def take_over(self, other: "SiteController") -> None:
+        """Go on where ``other`` stops: what was begun, and what each battery acknowledged."""
+        self._memory, self.last, self._stop = other._memory, other.last, other._stop
+        self.cycles, self.failed_commands = other.cycles, other.failed_commands
+        before = {battery.driver.device.id: battery for battery in other.batteries}
+        for battery in self.batteries:
+            if (known := before.get(battery.driver.device.id)) is not None:
+                battery.take_over(known)
+
     async def cycle(self, now: datetime) -> Decision:
         """Freeze, decide, command. Commands that fail change nothing that the next cycle believes."""
         states = [battery.state() for battery in self.batteries]
         decision = decide(self.plan, self._cycle_state(now, states))
-        self._note(decision)
+        if not self._quiet:
+            self._note(decision)
         self._memory = decision.memory
         self.last = decision
         self.cycles += 1

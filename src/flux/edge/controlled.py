@@ -85,6 +85,10 @@ class ControlledBattery:
     def name(self) -> str:
         return self.driver.device.name
 
+    def take_over(self, other: "ControlledBattery") -> None:
+        """Remember what ``other``, the same battery under another driver, was told last."""
+        self.last_command, self._source = other.last_command, other._source
+
     @property
     def timeout(self) -> timedelta | None:
         """After how long without a command it goes to its safe state by itself; None: never."""
@@ -212,4 +216,6 @@ async def send_all(
         for battery, power_kw in zip(batteries, powers_kw, strict=True)
         if needed(battery, power_kw)
     ]
+    if len(sends) == 1:  # the usual case, without a task of its own
+        return await sends[0]
     return all(await asyncio.gather(*sends))

@@ -126,6 +126,11 @@ class Outbox:
         self._thread: threading.Thread | None = None
 
     @property
+    def exists(self) -> bool:
+        """Whether there is a file, of this run or an earlier one."""
+        return self._file.path.exists()
+
+    @property
     def depth(self) -> int:
         """How many readings wait in the file."""
         return self._worker.count if self._worker else 0

@@ -1,0 +1,42 @@
+"""``flux edge``: one process that runs one site until it is told to stop."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from flux.config import Settings
+from flux.edge.config import DEFAULT_DATABASE_URL_ENV, SiteFile, load_site_file
+from flux.edge.link import PlatformLink
+from flux.edge.runtime import EdgeRuntime
+from flux.edge.sql_link import SqlLink
+from flux.store.db import describe_dsn, resolve_dsn
+
+
+def run_edge(site_path: Path, settings: Settings) -> None:
+    """Run the edge of ``site_path`` until SIGTERM or SIGINT; raises FluxError when it can't begin."""
+    site_file = load_site_file(site_path)
+    link, platform = open_link(site_file, settings)
+    asyncio.run(_run(EdgeRuntime(site_file, link, settings.home, platform=platform)))
+
+
+def open_link(site_file: SiteFile, settings: Settings) -> tuple[PlatformLink, str]:
+    """The link that the site file asks for, and a name of the platform without secrets."""
+    variable = site_file.config.platform.database_url_env
+    if variable != DEFAULT_DATABASE_URL_ENV and variable not in os.environ:
+        raise site_file.document.error(
+            ["platform", "database_url_env"], f"the environment variable {variable} is not set"
+        )
+    given = os.environ.get(variable)
+    if given:
+        return SqlLink(site_file.config.site, lambda: given), describe_dsn(given)
+    return SqlLink(site_file.config.site, lambda: resolve_dsn(settings)), f"embedded in {settings.home.resolve()}"
+
+
+async def _run(runtime: EdgeRuntime) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with runtime:
+        await stop.wait()

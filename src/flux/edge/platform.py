@@ -1,0 +1,146 @@
+"""What the edge does with the platform besides sending readings: follows the registry, reports states, compares clocks.
+
+Each of these is a task of its own that waits while the platform is away.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+import structlog
+
+from flux.edge.alarms import Alarms
+from flux.edge.learned import LearnedStore
+from flux.edge.link import PlatformLink, RegistrySnapshot
+from flux.edge.ticks import Clock, Sleep
+from flux.model import Device, DeviceId, DeviceState, NotFoundError, RefusedError, UnavailableError
+
+_logger = structlog.get_logger(__name__)
+
+_RETRY_S = 5.0
+_READ_AGAIN_S = 60.0
+"""The registry is read again this often whether or not anybody announced a change."""
+_CLOCK_EVERY_S = 300.0
+_CLOCK_TOLERANCE_S = 2.0
+_LONGEST_ROUND_TRIP_S = 1.0
+
+
+class RegistryFollower:
+    """Keeps ``apply`` informed of the registry, and the disk of what it was last."""
+
+    def __init__(
+        self,
+        link: PlatformLink,
+        learned: LearnedStore,
+        apply: Callable[[RegistrySnapshot], Awaitable[None]],
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._link = link
+        self._learned = learned
+        self._apply = apply
+        self._sleep = sleep
+        self._known: RegistrySnapshot | None = None
+        self._saved: RegistrySnapshot | None = None
+
+    async def run(self) -> None:
+        """Follow the registry for ever."""
+        while True:
+            try:
+                await self.take(await self._link.registry())
+                await self._link.wait_for_registry_change(_READ_AGAIN_S)
+            except UnavailableError:  # the uploader's alarm tells of it
+                await self._sleep(_RETRY_S)
+
+    async def take(self, snapshot: RegistrySnapshot) -> None:
+        """Apply ``snapshot`` if it is news, and remember it."""
+        if snapshot != self._known:
+            await self._apply(snapshot)
+            self._known = snapshot
+        if snapshot != self._saved:
+            await self._save(snapshot)
+
+    async def _save(self, snapshot: RegistrySnapshot) -> None:
+        try:
+            await asyncio.to_thread(self._learned.save_registry, snapshot)
+        except (OSError, sqlite3.Error) as error:
+            _logger.warning("the registry can't be kept on disk", error=str(error))
+        else:
+            self._saved = snapshot
+
+
+class StateReporter:
+    """Tells the registry when a device in testing has answered its first poll: it becomes active."""
+
+    def __init__(self, link: PlatformLink, sleep: Sleep = asyncio.sleep) -> None:
+        self._link = link
+        self._sleep = sleep
+        self._reported: set[DeviceId] = set()
+        self._queue: asyncio.Queue[Device] = asyncio.Queue()
+
+    def answered(self, device: Device) -> None:
+        """A poll of ``device`` has succeeded."""
+        device_id = DeviceId(device.id)
+        if device.state is not DeviceState.TESTING:
+            self._reported.discard(device_id)
+        elif device_id not in self._reported:
+            self._reported.add(device_id)
+            self._queue.put_nowait(device)
+
+    async def run(self) -> None:
+        """Report for ever."""
+        while True:
+            device = await self._queue.get()
+            while not await self._report(device):
+                await self._sleep(_RETRY_S)
+
+    async def _report(self, device: Device) -> bool:
+        """False: the platform is away, and it has to be reported again."""
+        try:
+            await self._link.report_state(DeviceId(device.id), DeviceState.ACTIVE, "it answered a poll")
+        except (RefusedError, NotFoundError) as error:  # somebody changed it meanwhile; the registry is the truth
+            _logger.info("registry keeps the state that it has", device=device.name, reason=str(error))
+        except UnavailableError:
+            return False
+        return True
+
+
+class ClockCheck:
+    """Compares the edge's clock with the platform's; ``difference_s`` is positive when the edge's is ahead."""
+
+    def __init__(
+        self,
+        link: PlatformLink,
+        alarms: Alarms,
+        clock: Clock,
+        sleep: Sleep = asyncio.sleep,
+        timer: Callable[[], float] = monotonic,
+    ) -> None:
+        self._link = link
+        self._alarms = alarms
+        self._clock = clock
+        self._sleep = sleep
+        self._timer = timer
+        self.difference_s: float | None = None
+
+    async def run(self) -> None:
+        """Compare for ever."""
+        while True:
+            try:
+                compared = await self.compare()
+            except UnavailableError:
+                compared = False
+            await self._sleep(_CLOCK_EVERY_S if compared else _RETRY_S)
+
+    async def compare(self) -> bool:
+        """Compare once; False when the answer took too long to say anything."""
+        before, began = self._clock(), self._timer()
+        theirs = await self._link.platform_time()
+        round_trip_s = self._timer() - began
+        if round_trip_s > _LONGEST_ROUND_TRIP_S:
+            return False
+        ours_s = (before - theirs).total_seconds() + round_trip_s / 2
+        self.difference_s = round(ours_s, 3)
+        text = f"this machine's clock is {abs(ours_s):.1f} s {'ahead of' if ours_s > 0 else 'behind'} the platform's"
+        self._alarms.set_or_clear("clock", text if abs(ours_s) > _CLOCK_TOLERANCE_S else None)
+        return True

@@ -1,0 +1,213 @@
+"""The edge of one site: polls, controls, records, and sends what it recorded to the platform.
+
+::
+
+    async with EdgeRuntime(site_file, link, home):   # refuses before anything is begun, or runs
+        ...                                          # leaving it: 0 kW, everything on disk, one last upload
+
+Nothing here waits for the platform: devices and templates are kept from the last time that it answered.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from flux.devices.client import ConnectionPool
+from flux.edge.alarms import Alarms
+from flux.edge.background import Background
+from flux.edge.config import SiteFile
+from flux.edge.learned import LearnedStore
+from flux.edge.link import PlatformLink, RegistrySnapshot
+from flux.edge.locks import HeldLock, site_lock_path
+from flux.edge.outbox import Outbox
+from flux.edge.outbox_file import OutboxError, OutboxFile
+from flux.edge.platform import ClockCheck, RegistryFollower, StateReporter
+from flux.edge.recorder import Recorder
+from flux.edge.site import Site
+from flux.edge.status import STATUS_FILE, StatusReport, write_status
+from flux.edge.templates import TemplateShelf
+from flux.edge.ticks import Clock, Sleep, system_clock
+from flux.edge.uploader import Uploader
+from flux.model import FluxError, InputError, UnavailableError
+
+_logger = structlog.get_logger(__name__)
+
+_FIRST_ANSWER_S = 10.0
+_STOP_CONTROL_S = 3.0
+_LAST_UPLOAD_S = 3.0
+_STATUS_EVERY_S = 2.0
+
+
+class EdgeRuntime:
+    """One site's edge; ``async with`` or :meth:`start` and :meth:`stop`.
+
+    ``platform`` names the platform for the lock that keeps two edges of one site apart on a host.
+    """
+
+    def __init__(
+        self,
+        site_file: SiteFile,
+        link: PlatformLink,
+        home: Path,
+        *,
+        platform: str,
+        clock: Clock = system_clock,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        config = site_file.config
+        self._site_file = site_file
+        self._link = link
+        self._clock = clock
+        self._sleep = sleep
+        self._state_dir = site_file.state_dir(home)
+        self._platform = platform
+        self._locks = ExitStack()
+        self._pool = ConnectionPool()
+        self.alarms = Alarms(clock)
+        self._background = Background(self.alarms, sleep)
+        self._outbox = Outbox(OutboxFile(self._state_dir / "outbox.sqlite", clock), self.alarms)
+        self.recorder = Recorder(self._outbox, self.alarms, config.recording.memory_readings, sleep)
+        self.uploader = Uploader(self.recorder, link, self.alarms, config.recording.largest_batch, sleep=sleep)
+        self._learned = LearnedStore(self._state_dir / "learned.sqlite", clock)
+        self._reporter = StateReporter(link, sleep)
+        self._clock_check = ClockCheck(link, self.alarms, clock, sleep)
+        self.site = Site(
+            config,
+            TemplateShelf(site_file.templates_dir),
+            self._pool,
+            self._background,
+            self.alarms,
+            self.recorder.record,
+            clock=clock,
+            answered=self._reporter.answered,
+        )
+        self._report = StatusReport(
+            config.site,
+            self.site,
+            self.recorder,
+            self.uploader,
+            self.alarms,
+            clock,
+            lambda: self._clock_check.difference_s,
+        )
+
+    @property
+    def status_file(self) -> Path:
+        return self._state_dir / STATUS_FILE
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Check everything, then begin; when this raises, nothing was begun."""
+        snapshot = await self._first_snapshot()
+        self._check_plan(snapshot)
+        try:
+            self._take_locks()
+            await self._open_outbox()
+        except BaseException:
+            await self._outbox.stop()
+            await self._link.close()
+            self._locks.close()
+            raise
+        follower = RegistryFollower(self._link, self._learned, self.site.apply, self._sleep)
+        self._background.start("outbox", self.recorder.run)
+        if snapshot is not None:
+            await follower.take(snapshot)
+        self._background.start("uploader", self.uploader.run)
+        self._background.start("registry", follower.run)
+        self._background.start("state reports", self._reporter.run)
+        self._background.start("clock check", self._clock_check.run)
+        self._background.start("status", self._write_status_for_ever)
+        _logger.info(
+            "edge started",
+            site=self._site_file.config.site,
+            devices=len(self.site.devices),
+            waiting=self.recorder.depth,
+        )
+
+    async def stop(self) -> None:
+        """0 kW to the batteries, every reading on disk, and a short last try to send them."""
+        await self._within(_STOP_CONTROL_S, "0 kW to the batteries", self._stop_control())
+        await self.site.stop_polling()
+        await self._background.stop()
+        await self.recorder.flush()
+        await self._within(_LAST_UPLOAD_S, "last upload", self.uploader.send_all())
+        await self._write_status(running=False)
+        await self._outbox.stop()
+        await self._pool.aclose()
+        await self._link.close()
+        self._locks.close()
+        _logger.info("edge stopped", site=self._site_file.config.site, waiting=self._outbox.depth)
+
+    async def _first_snapshot(self) -> RegistrySnapshot | None:
+        """The registry as the platform has it, else as it was when the platform last answered, else None."""
+        try:
+            async with asyncio.timeout(_FIRST_ANSWER_S):
+                return await self._link.registry()
+        except (UnavailableError, TimeoutError) as error:
+            learned = await asyncio.to_thread(self._learned.load_registry)
+            known = "from what was learned before" if learned else "nothing is known of the devices yet"
+            _logger.warning("platform does not answer", error=str(error) or "no answer", starting=known)
+            return learned
+
+    def _check_plan(self, snapshot: RegistrySnapshot | None) -> None:
+        problems = [] if snapshot is None else self.site.problems_of_plan(snapshot)
+        if problems:
+            lines = [str(self._site_file.document.error(["controller", *path], text)) for path, text in problems]
+            raise InputError("\n".join(lines))
+
+    def _take_locks(self) -> None:
+        site = self._site_file.config.site
+        self._locks.enter_context(HeldLock(self._state_dir / "lock", f"state folder {self._state_dir}"))
+        self._locks.enter_context(HeldLock(site_lock_path(self._platform, site), f"site {site}"))
+
+    async def _open_outbox(self) -> None:
+        """A disk that refuses stops an edge that never ran here; one that ran before goes on and controls."""
+        ran_before = self._outbox.exists
+        try:
+            await self._outbox.start()
+        except OutboxError as error:
+            if not ran_before:
+                raise
+            _logger.warning("outbox can't be opened yet, readings wait in memory", error=str(error))
+
+    async def _stop_control(self) -> None:
+        await self.site.stop_control()
+        if self.site.controller is None:
+            return
+        while not await self.site.controller.shut_down("the edge is stopping"):
+            await self._sleep(0.2)
+
+    async def _within(self, limit_s: float, what: str, work: Awaitable[None]) -> None:
+        """A step of stopping: one that fails or takes too long is told and does not hold up the rest."""
+        try:
+            async with asyncio.timeout(limit_s):
+                await work
+        except (TimeoutError, FluxError) as error:
+            _logger.warning("not done while stopping", what=what, error=str(error) or f"took longer than {limit_s:g} s")
+
+    async def _write_status_for_ever(self) -> None:
+        while True:
+            await self._write_status(running=True)
+            await self._sleep(_STATUS_EVERY_S)
+
+    async def _write_status(self, *, running: bool) -> None:
+        snapshot = self._report.snapshot(running=running)
+        try:
+            await asyncio.to_thread(write_status, self.status_file, snapshot)
+        except OSError as error:
+            self.alarms.set("status_file", f"{self.status_file}: {error.strerror}")
+        else:
+            self.alarms.clear("status_file")

@@ -1,0 +1,266 @@
+"""The devices of the site as the registry has them now: a poller for each, and the controller over those of the plan.
+
+``apply`` takes a new snapshot of the registry and changes only what differs: a device that stays as it was goes on
+being polled by the same task over the same connection.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+
+from flux.control.plan import ControllerPlan
+from flux.devices.client import ConnectionPool
+from flux.devices.driver import DeviceDriver, driver_for
+from flux.devices.template import DeviceTemplate
+from flux.edge.alarms import Alarms
+from flux.edge.background import Background
+from flux.edge.config import DEFAULT_POLLING_INTERVAL, SiteConfig
+from flux.edge.control_loop import ControlLoop, SiteController
+from flux.edge.controlled import ControlledBattery
+from flux.edge.link import RegistrySnapshot
+from flux.edge.newest import NewestPolls
+from flux.edge.plan_check import Problem, problems_of_plan
+from flux.edge.poller import ControlPolling, DevicePoller
+from flux.edge.templates import TemplateShelf
+from flux.edge.ticks import Clock
+from flux.model import Device, DeviceState, InputError, NotFoundError, Reading
+
+_logger = structlog.get_logger(__name__)
+
+_CONTROL_TASK = "controller"
+_STATE_WORDS = {
+    DeviceState.MAINTENANCE: "in maintenance",
+    DeviceState.FAILED: "marked as failed",
+    DeviceState.REGISTERED: "not commissioned yet",
+    DeviceState.CONFIGURED: "not commissioned yet",
+}
+
+
+@dataclass(slots=True)
+class SiteDevice:
+    """A device that this edge knows how to talk to. ``device`` is the registry's row of now."""
+
+    device: Device
+    template: DeviceTemplate
+    driver: DeviceDriver
+    poller: DevicePoller | None = None
+
+    @property
+    def task(self) -> str:
+        return f"poll {self.device.name}"
+
+    def same_as(self, device: Device, template: DeviceTemplate) -> bool:
+        """Whether the driver may stay: nothing has changed but the state of life."""
+        mine = (self.device.name, self.device.type, self.device.metadata, self.template)
+        return mine == (device.name, device.type, device.metadata, template)
+
+
+class Site:
+    """Pollers and controller of one site."""
+
+    def __init__(
+        self,
+        config: SiteConfig,
+        shelf: TemplateShelf,
+        pool: ConnectionPool,
+        background: Background,
+        alarms: Alarms,
+        record: Callable[[Sequence[Reading]], None],
+        *,
+        clock: Clock,
+        answered: Callable[[Device], None] = lambda _device: None,
+    ) -> None:
+        self._config = config
+        self._plan = config.controller
+        self._shelf = shelf
+        self._pool = pool
+        self._background = background
+        self._alarms = alarms
+        self._record = record
+        self._clock = clock
+        self._answered = answered
+        self.newest = NewestPolls()
+        self.devices: dict[UUID, SiteDevice] = {}
+        self.controller: SiteController | None = None
+        self._plan_problem: str | None = None
+
+    async def apply(self, snapshot: RegistrySnapshot) -> None:
+        """Make pollers and controller fit ``snapshot``."""
+        wanted, unusable = self._sort(snapshot)
+        for device in snapshot.devices:
+            problem = unusable.get(device.name) if device.polled else None
+            self._alarms.set_or_clear(f"device:{device.name}", problem)
+        self._plan_problem = self._problem_of_plan(snapshot)
+        for device_id in [known for known in self.devices if known not in wanted]:
+            await self._leave(device_id)
+        for device, template in wanted.values():
+            await self._take(device, template)
+        self._alarms.set_or_clear("plan", self._plan_problem)
+        await self._fit_controller()
+
+    def problems_of_plan(self, snapshot: RegistrySnapshot) -> list[Problem]:
+        """What is wrong with the plan for the devices of ``snapshot``."""
+        if self._plan is None:
+            return []
+        usable, unusable = self._sort(snapshot)
+        templates = {device.name: template for device, template in usable.values()}
+        return list(problems_of_plan(self._plan, self._config.site, snapshot.devices, templates, unusable))
+
+    def halted(self) -> str | None:
+        """Why control is to rest now; None: it is not."""
+        if self._plan_problem is not None:
+            return self._plan_problem
+        if self._plan is None:
+            return None
+        states = {one.device.name: one.device for one in self.devices.values()}
+        for name in self._plan.bess:
+            device = states.get(name)
+            if device is None:
+                return f"{name} is not in the registry"
+            if not device.polled:
+                return f"{name} is {_STATE_WORDS.get(device.state, 'inactive')}"
+        return None
+
+    async def stop_polling(self) -> None:
+        """Stop every poller."""
+        await self._background.stop(*(one.task for one in self.devices.values()))
+
+    async def stop_control(self) -> None:
+        """Stop the control loop; the batteries are told nothing."""
+        await self._background.stop(_CONTROL_TASK)
+
+    def _sort(self, snapshot: RegistrySnapshot) -> tuple[dict[UUID, tuple[Device, DeviceTemplate]], dict[str, str]]:
+        """The devices that can be talked to, by id, and for the names of the others why not."""
+        usable: dict[UUID, tuple[Device, DeviceTemplate]] = {}
+        unusable: dict[str, str] = {}
+        for device in snapshot.devices:
+            try:
+                template = self._shelf.template_of(device, snapshot.templates)
+                driver_for(device, template, ConnectionPool(), self._clock)  # what it refuses, it refuses here
+                usable[device.id] = (device, template)
+            except (InputError, NotFoundError) as error:
+                unusable[device.name] = str(error)
+        return usable, unusable
+
+    def _problem_of_plan(self, snapshot: RegistrySnapshot) -> str | None:
+        problems = [f"{'.'.join(map(str, path))}: {message}" for path, message in self.problems_of_plan(snapshot)]
+        return "; ".join(problems) or None
+
+    async def _leave(self, device_id: UUID) -> None:
+        one = self.devices[device_id]
+        await self._background.stop(one.task)
+        self.newest.forget(one.device.name)
+        del self.devices[device_id]  # the controller keeps the driver of a battery until it has acknowledged 0 kW
+        await self._let_go(one)
+        _logger.info("device left the site", device=one.device.name)
+
+    async def _let_go(self, one: SiteDevice) -> None:
+        """Close the connection that only this device used."""
+        place = (one.device.metadata.host, one.device.metadata.port)
+        others = [other.device.metadata for other in self.devices.values()]
+        commanded = [battery.driver for battery in self.controller.batteries] if self.controller else []
+        if one.driver not in commanded and place not in [(other.host, other.port) for other in others]:
+            await self._pool.discard(place[0] or "", place[1])
+
+    async def _take(self, device: Device, template: DeviceTemplate) -> None:
+        one = self.devices.get(device.id)
+        if one is not None and not one.same_as(device, template):
+            await self._leave(device.id)
+            one = None
+        if one is None:
+            accepted = self._plan is not None and self._plan.without_timeout is not None
+            driver = driver_for(device, template, self._pool, self._clock, without_timeout=accepted)
+            one = self.devices[device.id] = SiteDevice(device, template, driver)
+        one.device = device
+        if device.polled and one.poller is None:
+            self._start_poller(one)
+        elif not device.polled and one.poller is not None:
+            await self._background.stop(one.task)
+            self.newest.forget(device.name)
+            one.poller = None
+            _logger.info("device is no longer polled", device=device.name, state=device.state, active=device.active)
+
+    def _start_poller(self, one: SiteDevice) -> None:
+        interval = self._recording_interval(one)
+        control = self._control_polling(one)
+        one.poller = DevicePoller(
+            one.driver,
+            interval,
+            control,
+            self.newest,
+            self._record,
+            clock=self._clock,
+            command_source=lambda: self._command_source(one.device.name),
+            answered=lambda: self._answered(one.device),
+            returned=one.driver.forget,
+        )
+        self._background.start(one.task, one.poller.run)
+        _logger.info(
+            "polling", device=one.device.name, interval_s=interval.total_seconds(), control=control is not None
+        )
+
+    def _recording_interval(self, one: SiteDevice) -> timedelta:
+        candidates = (
+            one.device.metadata.polling_interval,
+            self._config.recording.polling_interval,
+            one.template.default_config.polling_interval,
+        )
+        return next((interval for interval in candidates if interval is not None), DEFAULT_POLLING_INTERVAL)
+
+    def _control_polling(self, one: SiteDevice) -> ControlPolling | None:
+        if self._plan is None or one.device.name not in _named_by(self._plan):
+            return None
+        return ControlPolling(self._plan.interval, one.driver.control_names)
+
+    def _command_source(self, name: str) -> int | None:
+        """What a reading of the battery ``name`` says; None for one that this edge does not control."""
+        for battery in self.controller.batteries if self.controller else ():
+            if battery.name == name:
+                return int(battery.command_source(self._clock()))
+        return None
+
+    async def _fit_controller(self) -> None:
+        """Build the controller anew when a driver that it uses has changed; one that may not go on is ``halted``."""
+        if self._plan is None or self._plan_problem is not None:
+            return
+        controller = build_controller(self._plan, self._drivers(), self.newest, clock=self._clock, halt=self.halted)
+        if self.controller is not None:
+            if controller.uses_drivers_of(self.controller):
+                return
+            controller.take_over(self.controller)
+        await self._background.stop(_CONTROL_TASK)
+        self.controller = controller
+        self._background.start(_CONTROL_TASK, ControlLoop(controller, self.newest, clock=self._clock).run)
+
+    def _drivers(self) -> dict[str, DeviceDriver]:
+        return {one.device.name: one.driver for one in self.devices.values()}
+
+
+def build_controller(
+    plan: ControllerPlan,
+    drivers: dict[str, DeviceDriver],
+    newest: NewestPolls,
+    *,
+    clock: Clock,
+    halt: Callable[[], str | None] = lambda: None,
+    quiet: bool = False,
+) -> SiteController:
+    """The controller of ``plan`` over drivers by device name; the plan has been checked against them.
+
+    ``quiet``: without a line in the log for each change of mind (a week in fast time has thousands).
+    """
+    meters: list[DeviceDriver | None] = [drivers[name] for name in plan.bess_meter]
+    meters = meters or [None] * len(plan.bess)
+    share_kwh = plan.battery.capacity_kwh / len(plan.bess)
+    batteries = [
+        ControlledBattery(drivers[name], meter, newest, share_kwh)
+        for name, meter in zip(plan.bess, meters, strict=True)
+    ]
+    return SiteController(plan, batteries, drivers[plan.site_meter], newest, clock=clock, halt=halt, quiet=quiet)
+
+
+def _named_by(plan: ControllerPlan) -> frozenset[str]:
+    return frozenset([plan.site_meter, *plan.bess, *plan.bess_meter])

@@ -1,0 +1,138 @@
+"""What the edge is doing, as a small JSON file that others read: ``flux up``, ``flux doctor``, monitoring.
+
+It is replaced whole (never half written) every two seconds; a file whose ``time`` is old is of an edge that is gone.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from flux import __version__
+from flux.devices.driver import DeviceDriver, Poll
+from flux.edge.alarms import Alarms
+from flux.edge.recorder import Recorder
+from flux.edge.site import Site, SiteDevice
+from flux.edge.ticks import Clock
+from flux.edge.uploader import Uploader
+from flux.model import DeviceType
+
+STATUS_FILE = "status.json"
+
+
+class StatusReport:
+    """Puts together what the parts of an edge say of themselves; powers in kW, times in ISO 8601, UTC."""
+
+    def __init__(
+        self,
+        site_code: str,
+        site: Site,
+        recorder: Recorder,
+        uploader: Uploader,
+        alarms: Alarms,
+        clock: Clock,
+        clock_difference_s: Callable[[], float | None],
+    ) -> None:
+        self._site_code = site_code
+        self._site = site
+        self._recorder = recorder
+        self._uploader = uploader
+        self._alarms = alarms
+        self._clock = clock
+        self._clock_difference_s = clock_difference_s
+        self._started = clock()
+
+    def snapshot(self, *, running: bool = True) -> dict[str, Any]:
+        """Everything, ready for JSON. `docs/edge.md` explains the keys."""
+        sent = self._uploader.sent
+        return {
+            "site": self._site_code,
+            "version": __version__,
+            "pid": os.getpid(),
+            "running": running,
+            "started": _time(self._started),
+            "time": _time(self._clock()),
+            "controller": self._controller(),
+            "devices": [self._device(one) for one in self._site.devices.values()],
+            "outbox": {
+                "depth": self._recorder.depth,
+                "in_memory": self._recorder.in_memory,
+                "recorded": self._recorder.recorded,
+                "lost": self._recorder.lost,
+            },
+            "uploads": {
+                "stored": sent.stored,
+                "duplicates": sent.duplicates,
+                "rejected": sent.rejected,
+                "batch_size": self._uploader.batch_size,
+            },
+            "clock_difference_s": self._clock_difference_s(),
+            "alarms": [{"key": a.key, "text": a.text, "since": _time(a.since)} for a in self._alarms.active],
+        }
+
+    def _controller(self) -> dict[str, Any] | None:
+        controller = self._site.controller
+        if controller is None or controller.last is None:
+            return None
+        decision = controller.last
+        return {
+            "time": _time(decision.time),
+            "target_kw": decision.target_power_kw,
+            "acknowledged_kw": sum(battery.commanded_kw(self._clock()) for battery in controller.batteries),
+            "active": list(decision.active),
+            "effective": decision.effective,
+            "limits": [limit.value for limit in decision.limits],
+            "site_at_rest_kw": decision.site_at_rest_kw,
+            "reason": decision.reason,
+            "halted": self._site.halted(),
+            "cycles": controller.cycles,
+            "failed_commands": controller.failed_commands,
+        }
+
+    def _device(self, one: SiteDevice) -> dict[str, Any]:
+        poll = self._site.newest.get(one.device.name)
+        health = one.poller.health if one.poller is not None else None
+        row: dict[str, Any] = {
+            "name": one.device.name,
+            "type": one.device.type.value,
+            "state": one.device.state.value,
+            "polled": one.poller is not None,
+            "time": _time(poll.time) if poll else None,
+            "values": _values(one.driver, poll) if poll else {},
+        }
+        if health is not None:
+            row |= {
+                "last_success": _time(health.last_success),
+                "response_time_s": health.response_time_s,
+                "away_since": _time(health.away_since),
+                "recorded": health.recorded,
+                "missed": health.missed,
+                "problem": health.problem,
+            }
+        return row
+
+
+def _values(driver: DeviceDriver, poll: Poll) -> dict[str, float | None]:
+    """The few newest values that people look at; a battery's power is its set-point unless it measures it."""
+    if driver.device.type is DeviceType.METER:
+        return {"power_total_active": driver.measured_power_kw(poll)}
+    target = poll.values.get("target_power")
+    return {
+        "soe": driver.soe_pct(poll),
+        "target_power": target if isinstance(target, int | float) else None,
+        "measured_power": driver.measured_power_kw(poll),
+        "available_inverter_blocks": driver.available_blocks(poll),
+    }
+
+
+def write_status(path: Path, snapshot: dict[str, Any]) -> None:
+    """Replace the file at ``path``; OSError when the disk refuses."""
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(json.dumps(snapshot, separators=(",", ":")), encoding="utf-8")
+    draft.replace(path)
+
+
+def _time(instant: datetime | None) -> str | None:
+    return None if instant is None else instant.isoformat()
