@@ -319,6 +319,7 @@ def broken(text: str, old: str, new: str) -> str:
         ("scale: 0.001", "scale: .inf", "input should be a finite number"),
         ("scale: 0.001", "min: 5, max: 4", "min 5 is above max 4"),
         ("scale: 0.001", "length: 4", "`length` is for strings only"),
+        ('type: uint16, unit: "%"', "type: string, length: 4", "'string': soe is a number; give it that type"),
         ("  control:", "  function: input\n  control:", ""),
         (
             "device_template:\n",

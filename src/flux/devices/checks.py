@@ -81,7 +81,9 @@ def _names(type: DeviceType, named: _Named) -> Iterator[Problem]:
     for key, register in named:
         if register.name in known:
             unit = known[register.name].unit
-            if register.unit and register.unit != unit:
+            if register.type is RegisterType.STRING and known[register.name].type is not RegisterType.STRING:
+                yield Problem(("registers", key, "type"), f"'string': {register.name} is a number; give it that type")
+            elif register.unit and register.unit != unit:
                 yield Problem(
                     ("registers", key, "unit"),
                     f"{register.unit!r}: {register.name} is recorded in {unit or 'no unit'}; "
