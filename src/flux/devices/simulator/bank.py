@@ -38,6 +38,15 @@ class _Span:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Where in a reply which words of a register stand."""
+
+    register: Register
+    to: slice
+    of: slice
+
+
 class RegisterBank:
     """Reads and writes by address. ``view`` gives what is published now; ``on_write`` hears of each value written."""
 
@@ -64,6 +73,7 @@ class RegisterBank:
         self._shown: DeviceView | None = None
         self._words: dict[str, list[int]] = {}
         self._replies: dict[tuple[Function, int, int], list[int]] = {}
+        self._parts: dict[tuple[Function, int, int], list[_Part]] = {}
 
     def read(self, function: Function, address: int, count: int) -> Sequence[int]:
         """``count`` words from ``address``; raises :class:`ModbusFaultError` as the device would."""
@@ -79,7 +89,7 @@ class RegisterBank:
         key = (function, address, count)
         reply = self._replies.get(key)
         if reply is None:
-            reply = self._replies[key] = self._assemble(function, address, count, view)
+            reply = self._replies[key] = self._assemble(key, view)
         return reply
 
     def write(self, address: int, words: Sequence[int]) -> None:
@@ -123,20 +133,33 @@ class RegisterBank:
                 self._written[name] = list(words)
         self._shown = None
 
-    def _assemble(self, function: Function, address: int, count: int, view: DeviceView) -> list[int]:
+    def _assemble(self, key: tuple[Function, int, int], view: DeviceView) -> list[int]:
+        parts = self._parts.get(key)
+        if parts is None:
+            parts = self._parts[key] = self._parts_of(*key)
+        reply = [0] * key[2]
+        for part in parts:
+            words = self._words.get(part.register.name)
+            if words is None:
+                words = self._words[part.register.name] = self._encoded(part.register, view)
+            reply[part.to] = words[part.of]
+        return reply
+
+    def _parts_of(self, function: Function, address: int, count: int) -> list[_Part]:
+        """What a read consists of; refuses one that leaves what the device has."""
         end = address + count
         if not any(span.start <= address and end <= span.end for span in self._spans[function]):
             raise ModbusFaultError(ILLEGAL_ADDRESS)
-        reply = [0] * count
+        parts = []
         for register in self._tables[function]:
-            if register.end <= address or register.address >= end:
-                continue
-            words = self._words.get(register.name)
-            if words is None:
-                words = self._words[register.name] = self._encoded(register, view)
             first, last = max(register.address, address), min(register.end, end)
-            reply[first - address : last - address] = words[first - register.address : last - register.address]
-        return reply
+            if first < last:
+                to, of = (
+                    slice(first - address, last - address),
+                    slice(first - register.address, last - register.address),
+                )
+                parts.append(_Part(register, to, of))
+        return parts
 
     def _encoded(self, register: Register, view: DeviceView) -> list[int]:
         value = self._value(register, view)
