@@ -19,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ _logger = structlog.get_logger(__name__)
 DATABASE = "flux"
 SUPERUSER = "flux"
 _SOCKET_PATH_LIMIT = 107  # bytes of a unix socket's path, on Linux; 103 elsewhere, see `_socket_folder`
+_SOCKET_PREFIX = "flux-socket-"
 _POLL_S = 0.02
 _LOG_ROTATE_BYTES = 10_000_000
 
@@ -105,6 +107,7 @@ class EmbeddedServer:
     ) -> None:
         self._home = home.absolute()
         self._loopback_port = loopback_port
+        self._fast_unsafe = fast_unsafe
         self._settings = {**(_FAST_UNSAFE if fast_unsafe else {}), **(settings or {})}
         self._base: Path | None = None
         self._users: IO[bytes] | None = None
@@ -141,15 +144,15 @@ class EmbeddedServer:
         """Start the server, or attach to the one that runs in this home; True where we started it.
 
         Waits for as long as the server lives and recovers. Raises UnavailableError with the end of the server's
-        log when it does not start; then nothing of ours is left running.
+        log when it does not start. Called again, it starts a server that has died meanwhile.
         """
-        if self._users is not None:
-            raise RuntimeError("this server object is in use already")
         user = choose_user(existing_folder(self._home) / "data")
+        if self._users is not None:
+            return self._start_or_attach(user)
         self._base = _prepare_folder(self._home, user)
         self._users = (self._base / "users.lock").open("ab")
         try:
-            fcntl.flock(self._users, fcntl.LOCK_SH)
+            fcntl.flock(self._users, fcntl.LOCK_SH)  # waits while the last user before us stops the server
             return self._start_or_attach(user)
         except BaseException:
             self._users.close()
@@ -165,7 +168,7 @@ class EmbeddedServer:
             try:
                 fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                _logger.info("database server goes on, others use it", folder=str(self.folder))
+                self._leave_running()
                 return False
             self._shut_down()
         return True
@@ -174,16 +177,34 @@ class EmbeddedServer:
         with (self.folder / "server.lock").open("ab") as lock:
             while not _try_lock(lock):
                 if self._answers():
-                    _logger.info("database server attached", folder=str(self.folder))
+                    _logger.debug("database server runs already", folder=str(self.folder))
                     return False
                 time.sleep(_POLL_S)
-            # Nobody runs it and nobody else can start it now; a file left by a server that was killed says nothing.
-            (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
+            self._clear_remains()
             self._launch(user, lock)
         self._wait_until_ready()
         _ensure_database(running_dsn(self._home, "postgres"))
         _logger.info("database server started", folder=str(self.folder))
         return True
+
+    def _clear_remains(self) -> None:
+        """Nobody runs it and nobody else can start it now: what a server that was killed has left says nothing.
+
+        PostgreSQL would believe its lock files if their pid is alive, be it a stranger's or a zombie's.
+        """
+        remains = _read_postmaster(self.folder / "data")
+        if remains is not None:
+            self._remove_sockets(remains)
+        shutil.rmtree(self.folder / "run", ignore_errors=True)
+        (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+
+    def _remove_sockets(self, postmaster: _Postmaster) -> None:
+        folder = Path(postmaster.socket_folder)
+        if not folder.is_relative_to(self.folder) and folder.name.startswith(_SOCKET_PREFIX):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _answers(self) -> bool:
         running = _read_postmaster(self.folder / "data")
@@ -199,7 +220,7 @@ class EmbeddedServer:
         binaries = server_binaries(user)
         data = self.folder / "data"
         if not data.exists():
-            _make_data(self.folder, binaries, user)
+            _make_data(self.folder, binaries, user, sync=not self._fast_unsafe)
         _check_version(data, binaries, user)
         sockets = _socket_folder(self.folder, user)
         log = self.folder / "server.log"
@@ -252,15 +273,20 @@ class EmbeddedServer:
         if self._process is not None:
             self._process.wait()
             self._process = None
-        if running is not None and not Path(running.socket_folder).is_relative_to(self.folder):
-            shutil.rmtree(running.socket_folder, ignore_errors=True)
+        if running is not None:
+            self._remove_sockets(running)
         _logger.info("database server stopped", folder=str(self.folder))
+
+    def _leave_running(self) -> None:
+        """It is our child all the same: somebody must take note when it ends, or it stays as a zombie."""
+        process, self._process = self._process, None
+        if process is not None:
+            threading.Thread(target=process.wait, name="flux-postgres-reaper", daemon=True).start()
+        _logger.info("database server goes on, others use it", folder=str(self.folder))
 
     def _wait_until_down(self, down: Callable[[], bool], pid: int, patience_s: float = 60) -> None:
         deadline = time.monotonic() + patience_s
         while not down():
-            if self._process is not None:
-                self._process.poll()  # reap it, or its lock would outlive it as a zombie's parent waits
             if time.monotonic() > deadline:
                 _logger.warning("database server does not stop, told to quit at once", pid=pid)
                 os.kill(pid, signal.SIGQUIT)  # immediate: recovers at the next start
@@ -343,7 +369,7 @@ def _prepare_folder(home: Path, user: ServerUser) -> Path:
     return folder
 
 
-def _make_data(folder: Path, binaries: Binaries, user: ServerUser) -> None:
+def _make_data(folder: Path, binaries: Binaries, user: ServerUser, *, sync: bool) -> None:
     """initdb, in a folder that gets its name when it is whole; a random password, kept in a file of mode 0600."""
     password = secrets.token_urlsafe(24)
     fresh = folder / "data.new"
@@ -355,6 +381,7 @@ def _make_data(folder: Path, binaries: Binaries, user: ServerUser) -> None:
         command = [str(binaries.program("initdb")), "-D", str(fresh), f"--username={SUPERUSER}"]
         command += ["--auth=scram-sha-256", f"--pwfile={file.name}", "--data-checksums", "--encoding=UTF8"]
         command += ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
+        command += [] if sync else ["--no-sync"]
         command += [f"--set={name}={value}" for name, value in _TUNING.items()]
         result = run_as(user, command, env=_server_environment())
     if result.returncode != 0:
@@ -383,7 +410,7 @@ def _socket_folder(folder: Path, user: ServerUser) -> Path:
     if len(os.fsencode(sockets / ".s.PGSQL.65535.lock")) <= _SOCKET_PATH_LIMIT - 4:
         sockets.mkdir(mode=0o700, exist_ok=True)
     else:
-        sockets = Path(tempfile.mkdtemp(prefix="flux-"))
+        sockets = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX))
     if sockets.stat().st_uid == os.geteuid():
         user.own(sockets)
     return sockets
