@@ -436,3 +436,13 @@ def test_the_schema_refuses_what_does_not(old: str, new: str) -> None:
     assert not valid(ISSUED_SHORT_FORM.replace(old, new))
     with pytest.raises(InputError):
         parse_template(ISSUED_SHORT_FORM.replace(old, new))
+
+
+def test_the_examples_of_the_docs_load() -> None:
+    text = (FOLDER.parents[3] / "docs" / "templates.md").read_text()
+    blocks = [block.split("```")[0] for block in text.split("```yaml\n")[1:]]
+    templates = [parse_template(block) for block in blocks if block.startswith("device_template")]
+    assert [template.type for template in templates] == [DeviceType.BESS, DeviceType.METER]
+    (control,) = [block for block in blocks if block.startswith("  control:")]
+    tesla = (FOLDER / "tesla_powerpack.yaml").read_text()
+    assert parse_template(tesla[: tesla.index("  control:")] + control) == builtin_template("tesla_powerpack")
