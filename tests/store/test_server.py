@@ -96,11 +96,11 @@ def test_many_start_at_once(home: Path) -> None:
 
 
 def test_committed_rows_survive_a_kill_of_the_server(home: Path) -> None:
-    with small(home) as server:
+    with EmbeddedServer(home, settings=SMALL) as server:
         with psycopg.connect(server.dsn) as connection:
             connection.execute("CREATE TABLE kept AS SELECT generate_series(1, 1000) AS n")
         os.kill(server.pid, signal.SIGKILL)
-        with small(home) as other:
+        with EmbeddedServer(home, settings=SMALL) as other:
             assert ask(other.dsn, "SELECT count(*) FROM kept") == "1000"
             os.kill(server.pid, signal.SIGKILL)
             assert server.start() is True, "each user may start it again"
