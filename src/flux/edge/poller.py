@@ -97,6 +97,7 @@ class DevicePoller:
         self._answered = answered
         self._returned = returned
         self._missed_before = 0
+        self._gaps = False
         self._log = _logger.bind(device=driver.device.name)
         self.health = PollerHealth()
         intervals = {Due.RECORDING: recording_interval}
@@ -166,9 +167,12 @@ class DevicePoller:
             self._log.info("device answers again", away_s=away_s, missed=health.missed - self._missed_before)
             health.away_since = None
             self._returned()
-        problem = "; ".join(poll.problems) or None
-        if (problem is None) is not (health.problem is None):
-            self._log.warning("poll has gaps", problem=problem) if problem else self._log.info("poll is whole again")
-        health.problem = problem
+        health.problem = "; ".join(poll.problems) or None
+        if bool(poll.problems) is not self._gaps:
+            self._gaps = not self._gaps
+            if self._gaps:
+                self._log.warning("poll has gaps", problem=health.problem)
+            else:
+                self._log.info("poll is whole again")
         health.last_success, health.response_time_s = poll.time, poll.response_time_s
         self._answered()

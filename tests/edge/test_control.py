@@ -1,0 +1,243 @@
+"""The controller over a simulated site in memory: what is sent, and when nothing is."""
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+import pytest
+from tests.edge.conftest import PLAN, devices_of, plan_of
+
+from flux.control.decision import Decision
+from flux.devices.driver import DeviceDriver
+from flux.devices.registers import Function
+from flux.devices.simulator import MemoryTransport, SimulatedSite, memory_transport
+from flux.edge.control_loop import SiteController
+from flux.edge.newest import NewestPolls
+from flux.edge.site import build_controller
+from flux.model import CommandSource, DeviceError
+
+STEP = timedelta(seconds=4)
+
+
+class Wire:
+    """A device's registers in memory, with a line that can be cut, and a note of what was written."""
+
+    def __init__(self, inner: MemoryTransport) -> None:
+        self._inner = inner
+        self.cut = False
+        self.refuses_writes = False
+        self.writes: list[int] = []
+
+    async def read(
+        self, unit: int, address: int, count: int, *, function: Function = Function.HOLDING
+    ) -> Sequence[int]:
+        if self.cut:
+            raise DeviceError("the line is cut")
+        return await self._inner.read(unit, address, count, function=function)
+
+    async def write(self, unit: int, address: int, words: Sequence[int]) -> None:
+        if self.cut or self.refuses_writes:
+            raise DeviceError("not acknowledged")
+        self.writes.append(address)
+        await self._inner.write(unit, address, words)
+
+
+POWER, MODE = 1020, 1000
+
+
+class Rig:
+    """A simulated site under control, in steps of 4 s."""
+
+    def __init__(self, site: SimulatedSite, plan: str = PLAN) -> None:
+        self.site = site
+        self.halted: str | None = None
+        self.wires = {one.name: Wire(memory_transport(site, one.name)) for one in site.devices}
+        self.newest = NewestPolls()
+        self.drivers = {
+            one.name: DeviceDriver(
+                one, site.device(one.name).template, self.wires[one.name], lambda: site.time, without_timeout=True
+            )
+            for one in devices_of(site)
+        }
+        self.controller = self.new_controller(plan)
+
+    def new_controller(self, plan: str = PLAN) -> SiteController:
+        return build_controller(
+            plan_of(plan), self.drivers, self.newest, clock=lambda: self.site.time, halt=lambda: self.halted
+        )
+
+    @property
+    def bess(self) -> Wire:
+        return self.wires["WLCE-BESS-01"]
+
+    @property
+    def battery_kw(self) -> float:
+        return self.site.battery("WLCE-BESS-01").power_kw
+
+    @property
+    def power_writes(self) -> int:
+        return self.bess.writes.count(POWER)
+
+    async def step(self, count: int = 1) -> Decision:
+        """Let 4 s pass, poll, and run a cycle; ``count`` times."""
+        for _ in range(count):
+            self.site.step(self.site.time + STEP)
+            await self.poll()
+            decision = await self.controller.cycle(self.site.time)
+        return decision
+
+    async def poll(self) -> None:
+        for name in self.controller.needed:
+            driver = self.drivers[name]
+            if not self.wires[name].cut:
+                self.newest.put(name, await driver.poll(driver.control_names))
+
+    def source(self) -> CommandSource:
+        return self.controller.batteries[0].command_source(self.site.time)
+
+
+MakeSite = Callable[..., SimulatedSite]
+
+
+@pytest.fixture
+def rig(make_site: MakeSite) -> Rig:
+    return Rig(make_site(load_kw=40))
+
+
+async def test_the_battery_meets_the_load_and_stays_there(rig: Rig) -> None:
+    decision = await rig.step(3)
+    assert decision.target_power_kw == pytest.approx(40, abs=0.01)
+    assert decision.effective == "import_avoidance"
+    assert rig.battery_kw == pytest.approx(40, abs=0.01)
+    assert rig.source() is CommandSource.IMPORT_AVOIDANCE
+
+
+async def test_surplus_sun_is_charged(make_site: MakeSite) -> None:
+    rig = Rig(make_site(load_kw=10, solar_kw=70))
+    decision = await rig.step(3)
+    assert decision.target_power_kw == pytest.approx(-60, abs=0.01)
+    assert rig.source() is CommandSource.EXPORT_AVOIDANCE
+
+
+async def test_an_unchanged_target_is_sent_again_only_as_a_heartbeat(rig: Rig) -> None:
+    await rig.step(3)
+    sent = rig.power_writes
+    await rig.step(15)  # a minute; the command timeout is 30 s, a heartbeat is due each 10 s, on the grid of 4 s: 12 s
+    assert rig.power_writes - sent == 5
+    assert rig.battery_kw == pytest.approx(40, abs=0.01)
+
+
+async def test_the_soe_counts_by_the_capacity_of_the_device(make_site: MakeSite) -> None:
+    rig = Rig(make_site(load_kw=40, soe_pct=5.0))
+    decision = await rig.step(2)
+    assert decision.target_power_kw == 0
+    assert [limit.value for limit in decision.limits] == ["soe_min"]
+
+
+async def test_a_silent_site_meter_means_no_command_and_the_battery_stops_by_itself(rig: Rig) -> None:
+    await rig.step(3)
+    rig.wires["WLCE-GRID-METER"].cut = True
+    await rig.step(2)  # the last reading is 8 s old: still good
+    sent = rig.power_writes
+    decision = await rig.step(9)
+    assert decision.target_power_kw is None
+    assert decision.reason.startswith("stale: site power")
+    assert rig.power_writes == sent
+    assert rig.battery_kw == 0  # its command timeout of 30 s has passed
+    assert rig.source() is CommandSource.MANUAL
+
+
+async def test_a_command_that_was_not_acknowledged_counts_for_nothing(make_site: MakeSite) -> None:
+    rig = Rig(make_site(load_kw=40), PLAN.replace("  bess_meter: [WLCE-BESS-METER]\n", ""))
+    rig.bess.refuses_writes = True
+    for _ in range(4):  # without a measurement of the battery: no winding up against one that does not follow
+        decision = await rig.step()
+        assert decision.target_power_kw == pytest.approx(40, abs=0.01)
+    assert rig.source() is CommandSource.MANUAL
+    assert rig.controller.failed_commands == 4
+    rig.bess.refuses_writes = False
+    await rig.step(3)
+    assert rig.battery_kw == pytest.approx(40, abs=0.01)
+
+
+async def test_without_a_measurement_the_last_command_stands_in(make_site: MakeSite) -> None:
+    rig = Rig(make_site(load_kw=40), PLAN.replace("  bess_meter: [WLCE-BESS-METER]\n", ""))
+    decisions = [(await rig.step()).target_power_kw for _ in range(5)]
+    assert decisions == [pytest.approx(40, abs=0.01)] * 5
+
+
+async def test_a_halt_sends_zero_once_and_then_nothing(rig: Rig) -> None:
+    await rig.step(3)
+    rig.halted = "WLCE-BESS-01 is in maintenance"
+    decision = await rig.step()
+    assert decision.target_power_kw == 0
+    await rig.step()
+    assert rig.battery_kw == 0
+    sent = rig.power_writes
+    decision = await rig.step(20)
+    assert decision.target_power_kw is None
+    assert decision.reason.startswith("WLCE-BESS-01 is in maintenance")
+    assert rig.power_writes == sent
+
+
+async def test_the_zero_of_a_halt_is_tried_until_it_is_acknowledged(rig: Rig) -> None:
+    await rig.step(3)
+    rig.halted, rig.bess.refuses_writes = "stopped by an operator", True
+    assert (await rig.step(3)).target_power_kw == 0
+    rig.bess.refuses_writes = False
+    assert (await rig.step()).target_power_kw == 0
+    assert (await rig.step()).target_power_kw is None
+
+
+async def test_after_a_halt_the_battery_is_set_up_anew(rig: Rig) -> None:
+    await rig.step(3)
+    rig.halted = "WLCE-BESS-01 is in maintenance"
+    await rig.step(2)
+    rig.bess.writes.clear()
+    rig.halted = None
+    await rig.step(2)
+    assert MODE in rig.bess.writes
+    assert rig.battery_kw == pytest.approx(40, abs=0.01)
+
+
+async def test_shutting_down_sends_zero_even_when_zero_was_the_last_target(make_site: MakeSite) -> None:
+    rig = Rig(make_site(load_kw=0))
+    await rig.step(2)
+    sent = rig.power_writes
+    assert await rig.controller.shut_down("the edge is stopping")
+    assert rig.power_writes == sent + 1
+
+
+async def test_shutting_down_tells_when_the_battery_did_not_acknowledge(rig: Rig) -> None:
+    await rig.step(2)
+    rig.bess.refuses_writes = True
+    assert not await rig.controller.shut_down("the edge is stopping")
+
+
+async def test_a_battery_that_restarted_unnoticed_is_set_up_again(rig: Rig) -> None:
+    await rig.step(3)
+    rig.site.restart_device("WLCE-BESS-01")
+    rig.bess.writes.clear()
+    await rig.step(2)
+    assert MODE in rig.bess.writes
+    await rig.step(2)
+    assert rig.battery_kw == pytest.approx(40, abs=0.01)
+
+
+async def test_a_battery_reports_fewer_blocks_and_gets_less(make_site: MakeSite) -> None:
+    rig = Rig(make_site(load_kw=200))
+    rig.site.set_available_blocks("WLCE-BESS-01", 5)
+    plan = PLAN.replace("soe_max_kwh: 475", "soe_max_kwh: 475, blocks_total: 10")
+    rig.controller = rig.new_controller(plan)
+    decision = await rig.step()
+    assert decision.target_power_kw == pytest.approx(52.5, abs=0.1)
+    assert "inverter" in [limit.value for limit in decision.limits]
+
+
+async def test_a_new_controller_goes_on_where_the_last_one_was(rig: Rig) -> None:
+    await rig.step(3)
+    after = rig.new_controller()
+    after.take_over(rig.controller)
+    assert after.uses_drivers_of(rig.controller)
+    rig.controller = after
+    assert rig.source() is CommandSource.IMPORT_AVOIDANCE
+    assert after.cycles == 3
