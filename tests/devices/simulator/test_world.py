@@ -456,3 +456,14 @@ def test_a_template_of_the_wrong_kind_is_refused() -> None:
     device = DeviceConfig(name="M", type=DeviceType.METER, template="tesla_powerpack", meter_type=MeterType.GRID)
     with pytest.raises(InputError, match="M is a meter; template tesla_powerpack is for a bess"):
         SimulatedSite(SimConfig(site="S", devices=(device,)), START)
+
+
+async def test_a_read_of_any_part_is_that_part_of_the_whole() -> None:
+    transport = memory_transport(steady_site(), GRID)
+    whole = list(await transport.read(1, 12288, 60))
+    for address in range(12288, 12348):
+        for count in range(1, 12349 - address):
+            part = list(await transport.read(1, address, count))
+            assert part == whole[address - 12288 : address - 12288 + count]
+        with pytest.raises(DeviceFaultError):
+            await transport.read(1, address, 12349 - address)

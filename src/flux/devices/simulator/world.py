@@ -38,7 +38,10 @@ class SimulatedSite:
         self._load = Recent(config.load_profile())
         self._solar = Recent(config.solar_profile())
         self._shape = LoadShape(phases=config.load.phases, power_factor=config.load.power_factor)
-        self._devices = {c.name: self._device(c, config.template_of(c, templates)) for c in config.devices}
+        known = dict(templates or {})
+        for device in config.devices:
+            known[device.template] = config.template_of(device, known)  # files are read once for all of a kind
+        self._devices = {c.name: self._device(c, config.template_of(c, known)) for c in config.devices}
         self._physics = self._wired()
         self._unpublished = False
         self.publish()
