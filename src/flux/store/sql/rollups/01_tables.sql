@@ -1,0 +1,67 @@
+-- What the rollups are kept in, and what the engine remembers. This script may run again at any time: it adds what is
+-- missing. Lines that begin with @level, @counter or @code are repeated for each such metric of the model.
+
+SET LOCAL client_min_messages = warning;  -- "column … already exists, skipping" is the normal case here
+
+DO $do$
+BEGIN
+    IF to_regtype('flux.rollup_range') IS NULL THEN
+        CREATE TYPE flux.rollup_range AS (device_id uuid, lo timestamptz, hi timestamptz, forced boolean);
+    END IF;
+END $do$;
+COMMENT ON TYPE flux.rollup_range IS 'A span of one device. forced: readings in it were changed or removed, so nothing that is listed for it may be believed.';
+
+CREATE TABLE IF NOT EXISTS flux.rollup_devices (
+    device_id uuid PRIMARY KEY REFERENCES flux.mg_device_registry ON DELETE CASCADE,
+    counters  text[] NOT NULL DEFAULT '{}',
+    cut       timestamptz
+);
+COMMENT ON TABLE flux.rollup_devices IS 'One row for each device. Whoever refreshes a device locks its row, so that several can refresh at once.';
+COMMENT ON COLUMN flux.rollup_devices.counters IS 'Every counter that this device has ever reported.';
+COMMENT ON COLUMN flux.rollup_devices.cut IS 'Raw readings before this were dropped: no bucket of an hour that starts before it is computed again.';
+
+CREATE TABLE IF NOT EXISTS flux.rollup_changes (
+    device_id uuid NOT NULL,
+    source    text NOT NULL CHECK (source IN ('meter', 'bess')),
+    from_time timestamptz NOT NULL,
+    to_time   timestamptz NOT NULL CHECK (to_time >= from_time),
+    removed   boolean NOT NULL DEFAULT false,
+    noted_at  timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX IF NOT EXISTS rollup_changes_device_idx ON flux.rollup_changes (device_id);
+COMMENT ON TABLE flux.rollup_changes IS 'Spans of readings that changed and are not in the rollups yet (both ends included). Only ever appended to, and taken by a refresh.';
+COMMENT ON COLUMN flux.rollup_changes.removed IS 'Readings were changed or deleted, not only added.';
+
+CREATE TABLE IF NOT EXISTS flux.rollup_gaps (
+    device_id uuid NOT NULL,
+    counter   text NOT NULL,
+    from_time timestamptz NOT NULL,
+    to_time   timestamptz NOT NULL,
+    step      double precision NOT NULL,
+    PRIMARY KEY (device_id, counter, from_time)
+);
+COMMENT ON TABLE flux.rollup_gaps IS 'Two readings of a counter further apart than the device''s gap limit: no bucket has a share of what was counted between them, it is here. Rows and gaps together add up to what the counter counted.';
+COMMENT ON COLUMN flux.rollup_gaps.step IS 'What the counter counted from from_time to to_time, in its own unit (kWh, kVArh, kVAh).';
+
+CREATE TABLE IF NOT EXISTS flux.counter_events (
+    device_id    uuid NOT NULL,
+    counter      text NOT NULL,
+    time         timestamptz NOT NULL,
+    kind         text NOT NULL CHECK (kind IN ('glitch', 'restart', 'rollover', 'correction', 'undecided')),
+    value        double precision NOT NULL,
+    good_time    timestamptz NOT NULL,
+    good_value   double precision NOT NULL,
+    step         double precision,
+    until        timestamptz,
+    needs_review boolean NOT NULL GENERATED ALWAYS AS (kind = 'correction') STORED,
+    PRIMARY KEY (device_id, counter, time)
+);
+CREATE INDEX IF NOT EXISTS counter_events_until_idx
+    ON flux.counter_events (device_id, coalesce(until, 'infinity'), good_time);
+COMMENT ON TABLE flux.counter_events IS 'Each time a counter fell, and what the rollups took it for.';
+COMMENT ON COLUMN flux.counter_events.time IS 'The first reading below the last good one.';
+COMMENT ON COLUMN flux.counter_events.kind IS
+    'glitch: it came back, the low readings are ignored; restart: it went on from zero; rollover: it passed the end of its register; correction: none of these, nothing is counted, somebody should look; undecided: the next readings will tell.';
+COMMENT ON COLUMN flux.counter_events.good_value IS 'The last good reading before, at good_time.';
+COMMENT ON COLUMN flux.counter_events.step IS 'What was counted from good_time to time; null for a glitch and while undecided.';
+COMMENT ON COLUMN flux.counter_events.until IS 'The reading that decided it; null while undecided.';

@@ -1,0 +1,131 @@
+-- Noting what changed. Statement-level triggers with transition tables fire for INSERT, COPY, UPDATE and DELETE on the
+-- partitioned tables; what fires none of them (a partition attached by hand) calls flux.note_rollup_change.
+-- They run as their owner: who may write readings need not be able to write notes.
+
+CREATE OR REPLACE FUNCTION flux.note_added_readings() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- by the hour, so that one late reading in a batch does not make everything since then look changed
+    INSERT INTO flux.rollup_changes (device_id, source, from_time, to_time)
+    SELECT n.device_id, tg_argv[0], min(n.time), max(n.time)
+    FROM new_readings n GROUP BY n.device_id, date_bin('1 hour', n.time, %epoch%);
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION flux.note_removed_readings() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO flux.rollup_changes (device_id, source, from_time, to_time, removed)
+    SELECT o.device_id, tg_argv[0], min(o.time), max(o.time), true
+    FROM old_readings o GROUP BY o.device_id, date_bin('1 hour', o.time, %epoch%);
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION flux.note_changed_readings() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO flux.rollup_changes (device_id, source, from_time, to_time, removed)
+    SELECT c.device_id, tg_argv[0], min(c.time), max(c.time), true
+    FROM (SELECT device_id, time FROM old_readings UNION ALL SELECT device_id, time FROM new_readings) c
+    GROUP BY c.device_id, date_bin('1 hour', c.time, %epoch%);
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION flux.note_rollup_change(
+    changed_device uuid, changed_from timestamptz DEFAULT NULL, changed_to timestamptz DEFAULT NULL
+) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO flux.rollup_changes (device_id, source, from_time, to_time, removed)
+    SELECT r.id, r.type, greatest(s.first, changed_from), least(s.last, changed_to), true
+    FROM flux.mg_device_registry r CROSS JOIN LATERAL (
+        -- as far as there are readings, or rollups of readings that went
+        SELECT min(x.first) AS first, max(x.last) AS last FROM (
+            SELECT min(m.time), max(m.time) FROM flux.mg_meter_readings m WHERE m.device_id = r.id AND r.type = 'meter'
+            UNION ALL
+            SELECT min(m.time_b), max(m.time_b) + interval '299.999999 seconds'
+            FROM flux.mg_meter_readings_5m_intermediate m WHERE m.device_id = r.id AND r.type = 'meter'
+            UNION ALL
+            SELECT min(b.time), max(b.time) FROM flux.mg_bess_readings b WHERE b.device_id = r.id AND r.type = 'bess'
+            UNION ALL
+            SELECT min(b.time_b), max(b.time_b) + interval '299.999999 seconds'
+            FROM flux.mg_bess_readings_5m b WHERE b.device_id = r.id AND r.type = 'bess'
+        ) x(first, last)
+    ) s
+    WHERE r.id = changed_device AND greatest(s.first, changed_from) <= least(s.last, changed_to);
+END $$;
+COMMENT ON FUNCTION flux.note_rollup_change(uuid, timestamptz, timestamptz) IS
+    'Have the next refresh compute the rollups of a device anew, from … to (null: from its beginning, to its end).';
+
+CREATE OR REPLACE FUNCTION flux.note_truncated_readings() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM flux.note_rollup_change(r.id) FROM flux.mg_device_registry r WHERE r.type = tg_argv[0];
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE TRIGGER note_added AFTER INSERT ON flux.mg_meter_readings
+    REFERENCING NEW TABLE AS new_readings FOR EACH STATEMENT EXECUTE FUNCTION flux.note_added_readings('meter');
+CREATE OR REPLACE TRIGGER note_changed AFTER UPDATE ON flux.mg_meter_readings
+    REFERENCING OLD TABLE AS old_readings NEW TABLE AS new_readings
+    FOR EACH STATEMENT EXECUTE FUNCTION flux.note_changed_readings('meter');
+CREATE OR REPLACE TRIGGER note_removed AFTER DELETE ON flux.mg_meter_readings
+    REFERENCING OLD TABLE AS old_readings FOR EACH STATEMENT EXECUTE FUNCTION flux.note_removed_readings('meter');
+CREATE OR REPLACE TRIGGER note_truncated BEFORE TRUNCATE ON flux.mg_meter_readings
+    FOR EACH STATEMENT EXECUTE FUNCTION flux.note_truncated_readings('meter');
+
+CREATE OR REPLACE TRIGGER note_added AFTER INSERT ON flux.mg_bess_readings
+    REFERENCING NEW TABLE AS new_readings FOR EACH STATEMENT EXECUTE FUNCTION flux.note_added_readings('bess');
+CREATE OR REPLACE TRIGGER note_changed AFTER UPDATE ON flux.mg_bess_readings
+    REFERENCING OLD TABLE AS old_readings NEW TABLE AS new_readings
+    FOR EACH STATEMENT EXECUTE FUNCTION flux.note_changed_readings('bess');
+CREATE OR REPLACE TRIGGER note_removed AFTER DELETE ON flux.mg_bess_readings
+    REFERENCING OLD TABLE AS old_readings FOR EACH STATEMENT EXECUTE FUNCTION flux.note_removed_readings('bess');
+CREATE OR REPLACE TRIGGER note_truncated BEFORE TRUNCATE ON flux.mg_bess_readings
+    FOR EACH STATEMENT EXECUTE FUNCTION flux.note_truncated_readings('bess');
+
+-- ── What a device's metadata says of its counters ──────────────────────────────────────────────────────────────────
+
+CREATE OR REPLACE FUNCTION flux.gap_limit_seconds(metadata jsonb) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
+    SELECT CASE WHEN metadata ->> 'gap_limit' ~ '^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$'
+                THEN greatest(600, date_part('epoch', (metadata ->> 'gap_limit')::interval))
+                ELSE 86400 END
+$$;
+COMMENT ON FUNCTION flux.gap_limit_seconds(jsonb) IS
+    'Readings further apart than this split the series. metadata key gap_limit, e.g. "36h"; 24 h where there is none; at least 10 minutes.';
+
+CREATE OR REPLACE FUNCTION flux.counter_width(metadata jsonb, counter text) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
+    SELECT CASE WHEN jsonb_typeof(metadata #> ARRAY['counter_widths', counter]) = 'number'
+                THEN (metadata #>> ARRAY['counter_widths', counter])::double precision
+                WHEN jsonb_typeof(metadata -> 'counter_width') = 'number'
+                THEN (metadata ->> 'counter_width')::double precision END
+$$;
+COMMENT ON FUNCTION flux.counter_width(jsonb, text) IS
+    'Where a counter begins again at 0, in its own unit: metadata counter_widths {name: value}, or counter_width for all; null: not known.';
+
+CREATE OR REPLACE FUNCTION flux.note_registry_change() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF tg_op = 'INSERT' THEN
+        INSERT INTO flux.rollup_devices (device_id) SELECT n.id FROM new_devices n ON CONFLICT DO NOTHING;
+    ELSE  -- changed limits change what falls and gaps are taken for
+        PERFORM flux.note_rollup_change(n.id)
+        FROM new_devices n JOIN old_devices o ON o.id = n.id
+        WHERE (n.metadata -> 'gap_limit', n.metadata -> 'counter_width', n.metadata -> 'counter_widths', n.metadata -> 'max_power_kw')
+            IS DISTINCT FROM
+              (o.metadata -> 'gap_limit', o.metadata -> 'counter_width', o.metadata -> 'counter_widths', o.metadata -> 'max_power_kw');
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE OR REPLACE TRIGGER rollup_device AFTER INSERT ON flux.mg_device_registry
+    REFERENCING NEW TABLE AS new_devices FOR EACH STATEMENT EXECUTE FUNCTION flux.note_registry_change();
+CREATE OR REPLACE TRIGGER rollup_limits AFTER UPDATE ON flux.mg_device_registry
+    REFERENCING OLD TABLE AS old_devices NEW TABLE AS new_devices
+    FOR EACH STATEMENT EXECUTE FUNCTION flux.note_registry_change();
+
+-- devices and readings that were there before the engine
+DO $do$
+BEGIN
+    INSERT INTO flux.rollup_devices (device_id) SELECT r.id FROM flux.mg_device_registry r ON CONFLICT DO NOTHING;
+END $do$;

@@ -1,0 +1,360 @@
+-- The exact path: V(t) of one device over [lo, hi), reading by reading. The fast path (05) leaves to it every bucket in
+-- which a counter fell, was missing, or has a gap beside it.
+--
+--   readings of a counter   100 @ 11:58   102 @ 12:02   0 @ 12:03   103 @ 12:04
+--   12:03 is a glitch (12:04 is back above 102), so V runs 100 → 102 → 103, and of the 2 kWh between 11:58 and 12:02
+--   one half belongs to the bucket 11:55 and one half to 12:00.
+
+-- How far around [lo, hi) the readings must be known, so that every reading in it is judged as it would be with all of
+-- history at hand. A low reading is ignored for at most 3 readings or 5 minutes, so 5 full readings and 5 minutes are
+-- enough. Null: not to be told by looking at full readings (some counter is missing in too many of them).
+CREATE OR REPLACE FUNCTION flux.rollup_context_before(of_device uuid, at timestamptz, full_count integer, gap interval)
+RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    newest timestamptz;
+    fifth  timestamptz;
+    past   timestamptz;
+BEGIN
+    SELECT r.time INTO newest FROM flux.mg_meter_readings r
+    WHERE r.device_id = of_device AND r.time < at AND r.time >= at - gap AND num_nonnulls(
+@counter{, }        r.%m%
+    ) = full_count ORDER BY r.time DESC LIMIT 1;
+    IF newest IS NOT NULL THEN
+        SELECT r.time INTO fifth FROM flux.mg_meter_readings r
+        WHERE r.device_id = of_device AND r.time < newest AND r.time >= newest - gap AND num_nonnulls(
+@counter{, }            r.%m%
+        ) = full_count ORDER BY r.time DESC OFFSET 4 LIMIT 1;
+        SELECT r.time INTO past FROM flux.mg_meter_readings r
+        WHERE r.device_id = of_device AND r.time < newest - interval '5 minutes' AND r.time >= newest - gap AND num_nonnulls(
+@counter{, }            r.%m%
+        ) = full_count ORDER BY r.time DESC LIMIT 1;
+        IF fifth IS NOT NULL AND past IS NOT NULL THEN
+            RETURN least(fifth, past);
+        END IF;
+    END IF;
+    -- near the beginning there may be so few readings that all of them will do
+    RETURN (SELECT CASE WHEN count(*) < 50 THEN coalesce(min(b.time), at) END FROM (
+        SELECT r.time FROM flux.mg_meter_readings r WHERE r.device_id = of_device AND r.time < at
+        ORDER BY r.time DESC LIMIT 50) b);
+END $$;
+
+CREATE OR REPLACE FUNCTION flux.rollup_context_after(of_device uuid, at timestamptz, full_count integer, gap interval)
+RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    oldest timestamptz;
+    fifth  timestamptz;
+    past   timestamptz;
+BEGIN
+    SELECT r.time INTO oldest FROM flux.mg_meter_readings r
+    WHERE r.device_id = of_device AND r.time >= at AND r.time < at + gap AND num_nonnulls(
+@counter{, }        r.%m%
+    ) = full_count ORDER BY r.time LIMIT 1;
+    IF oldest IS NOT NULL THEN
+        SELECT r.time INTO fifth FROM flux.mg_meter_readings r
+        WHERE r.device_id = of_device AND r.time > oldest AND r.time <= oldest + gap AND num_nonnulls(
+@counter{, }            r.%m%
+        ) = full_count ORDER BY r.time OFFSET 4 LIMIT 1;
+        SELECT r.time INTO past FROM flux.mg_meter_readings r
+        WHERE r.device_id = of_device AND r.time > oldest + interval '5 minutes' AND r.time <= oldest + gap AND num_nonnulls(
+@counter{, }            r.%m%
+        ) = full_count ORDER BY r.time LIMIT 1;
+        IF fifth IS NOT NULL AND past IS NOT NULL THEN
+            RETURN greatest(fifth, past);
+        END IF;
+    END IF;
+    RETURN (SELECT CASE WHEN count(*) < 50 THEN coalesce(max(a.time), at) END FROM (
+        SELECT r.time FROM flux.mg_meter_readings r WHERE r.device_id = of_device AND r.time >= at
+        ORDER BY r.time LIMIT 50) a);
+END $$;
+
+-- The same for one counter, where full readings do not tell: its own readings around [lo, hi). One that has no reading
+-- in [lo, hi) nor within the gap limit before it has no part in it, and is not searched for, unless forced.
+CREATE OR REPLACE FUNCTION flux.rollup_counter_around(
+    of_device uuid, k integer, lo timestamptz, hi timestamptz, gap interval,
+    forced boolean, want_before boolean, want_after boolean
+) RETURNS TABLE (at_time timestamptz, value double precision) LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    newest timestamptz;
+    oldest timestamptz;
+    near   bigint;
+    needed boolean;
+BEGIN
+    SELECT r.time INTO newest FROM flux.mg_meter_readings r
+    WHERE r.device_id = of_device AND r.time < lo AND r.time >= lo - gap AND (ARRAY[
+@counter{, }        r.%m%
+    ])[k] IS NOT NULL ORDER BY r.time DESC LIMIT 1;
+    needed := forced OR EXISTS (
+        SELECT FROM flux.mg_meter_readings r WHERE r.device_id = of_device AND r.time >= lo AND r.time < hi AND (ARRAY[
+@counter{, }            r.%m%
+        ])[k] IS NOT NULL);
+    IF newest IS NULL AND needed THEN
+        SELECT r.time INTO newest FROM flux.mg_meter_readings r
+        WHERE r.device_id = of_device AND r.time < lo - gap AND (ARRAY[
+@counter{, }            r.%m%
+        ])[k] IS NOT NULL ORDER BY r.time DESC LIMIT 1;
+    END IF;
+    IF newest IS NULL AND NOT needed THEN
+        RETURN;
+    END IF;
+    IF want_before THEN
+        SELECT count(*) INTO near FROM flux.mg_meter_readings r
+        WHERE r.device_id = of_device AND r.time <= newest AND r.time >= newest - interval '5 minutes' AND (ARRAY[
+@counter{, }            r.%m%
+        ])[k] IS NOT NULL;
+        RETURN QUERY SELECT c.time, c.v FROM (
+            SELECT r.time, (ARRAY[
+@counter{, }                r.%m%
+            ])[k] AS v FROM flux.mg_meter_readings r WHERE r.device_id = of_device AND r.time <= newest) c
+        WHERE c.v IS NOT NULL ORDER BY c.time DESC LIMIT greatest(6, near + 1);
+    END IF;
+    IF want_after THEN
+        SELECT r.time INTO oldest FROM flux.mg_meter_readings r
+        WHERE r.device_id = of_device AND r.time >= hi AND (ARRAY[
+@counter{, }            r.%m%
+        ])[k] IS NOT NULL ORDER BY r.time LIMIT 1;
+        SELECT count(*) INTO near FROM flux.mg_meter_readings r
+        WHERE r.device_id = of_device AND r.time >= oldest AND r.time <= oldest + interval '5 minutes' AND (ARRAY[
+@counter{, }            r.%m%
+        ])[k] IS NOT NULL;
+        RETURN QUERY SELECT c.time, c.v FROM (
+            SELECT r.time, (ARRAY[
+@counter{, }                r.%m%
+            ])[k] AS v FROM flux.mg_meter_readings r WHERE r.device_id = of_device AND r.time >= oldest) c
+        WHERE c.v IS NOT NULL ORDER BY c.time LIMIT greatest(6, near + 1);
+    END IF;
+END $$;
+
+-- Computes [lo, hi) of one device exactly and writes deltas, minima, gaps and counter events. Where a fall reaches over
+-- an edge it widens lo or hi (never beyond the cut); the caller gets back what was covered. The levels of the rows in
+-- it are the fast path's and stay.
+CREATE OR REPLACE FUNCTION flux.rollup_meter_exact(
+    of_device uuid, INOUT lo timestamptz, INOUT hi timestamptz, forced boolean
+) LANGUAGE plpgsql AS $$
+DECLARE
+    names      CONSTANT text[] := ARRAY[
+@counter{, }        '%m%'
+    ];
+    n          CONSTANT integer := %counters%;
+    known      text[];            -- counters that the device ever reported
+    cut        timestamptz;
+    gap_s      double precision;
+    gap        interval;
+    max_kw     double precision;
+    widths     double precision[];
+    before_at  timestamptz;
+    after_at   timestamptz;
+    times      timestamptz[];     -- readings, in order of time …
+    secs       double precision[];  -- … in seconds after lo …
+    vals       double precision[];  -- … and their counters [reading][counter]
+    rows       integer;
+    buckets    integer;
+    span       double precision;
+    delta      double precision[];  -- [(bucket - 1) * n + counter]
+    low        double precision[];
+    reach_lo   double precision;  -- what the falls that touch [lo, hi) need
+    reach_hi   double precision;
+    last_lo    timestamptz;
+    last_hi    timestamptz;
+    sure_from  timestamptz[];     -- by counter: between these, all gaps and events are known
+    sure_upto  timestamptz[];
+    gaps       flux.rollup_gaps[];
+    events     flux.counter_events[];
+    skipped    boolean;
+    i          integer;
+    j          integer;
+    seen       integer;
+    back       integer;
+    decided    integer;
+    slot       integer;
+    x_at       timestamptz;       -- the last good reading
+    x_s        double precision;
+    x_v        double precision;
+    y_s        double precision;
+    y_v        double precision;
+    step       double precision;
+    carried    double precision;
+    kind       text;
+BEGIN
+    SELECT d.counters, flux.rollup_first_open_hour(d.cut), flux.gap_limit_seconds(r.metadata),
+           CASE WHEN jsonb_typeof(r.metadata -> 'max_power_kw') = 'number'
+                THEN (r.metadata ->> 'max_power_kw')::double precision ELSE 'Infinity' END,
+           ARRAY(SELECT flux.counter_width(r.metadata, u.name) FROM unnest(names) WITH ORDINALITY u(name, k) ORDER BY u.k)
+    INTO known, cut, gap_s, max_kw, widths
+    FROM flux.rollup_devices d JOIN flux.mg_device_registry r ON r.id = d.device_id WHERE d.device_id = of_device;
+    gap := make_interval(secs => gap_s);
+
+    LOOP
+        -- ── what to read ──
+        before_at := flux.rollup_context_before(of_device, lo, cardinality(known), gap);
+        after_at := flux.rollup_context_after(of_device, hi, cardinality(known), gap);
+        SELECT array_agg(x.time ORDER BY x.time), array_agg(date_part('epoch', x.time - lo) ORDER BY x.time),
+               array_agg(x.v ORDER BY x.time)
+        INTO times, secs, vals
+        FROM (
+            SELECT r.time, ARRAY[
+@counter{, }                r.%m%
+            ] AS v FROM flux.mg_meter_readings r
+            WHERE r.device_id = of_device AND r.time >= coalesce(before_at, lo)
+                AND (r.time < hi OR r.time <= after_at)
+            UNION ALL
+            SELECT f.at_time, array_fill(NULL::double precision, ARRAY[c.k - 1]) || f.value || array_fill(NULL::double precision, ARRAY[n - c.k])
+            FROM generate_series(1, n) c(k)
+            CROSS JOIN LATERAL flux.rollup_counter_around(
+                of_device, c.k, lo, hi, gap, forced, before_at IS NULL, after_at IS NULL) f
+            WHERE (before_at IS NULL OR after_at IS NULL) AND names[c.k] = ANY (known)
+        ) x;
+        rows := coalesce(cardinality(times), 0);
+        span := date_part('epoch', hi - lo);
+        buckets := (span / 300)::integer;
+        delta := array_fill(NULL::double precision, ARRAY[buckets * n]);
+        low := delta;
+        reach_lo := 0;
+        reach_hi := span;
+        gaps := '{}';
+        events := '{}';
+        sure_from := array_fill('-infinity'::timestamptz, ARRAY[n]);
+        sure_upto := array_fill('infinity'::timestamptz, ARRAY[n]);
+
+        -- ── V(t), counter by counter ──
+        FOR k IN 1 .. n LOOP
+            x_at := NULL;
+            skipped := true;  -- no reading of it before, in or after that says anything of [lo, hi)
+            i := 1;
+            WHILE i <= rows LOOP
+                y_v := vals[i][k];
+                IF y_v IS NULL THEN
+                    i := i + 1;
+                    CONTINUE;
+                END IF;
+                y_s := secs[i];
+                IF x_at IS NOT NULL AND y_v < x_v THEN
+                    -- a fall: back within 3 readings or 5 minutes, whichever is longer, but at most 2 hours?
+                    seen := 0;
+                    back := NULL;
+                    decided := NULL;
+                    j := i + 1;
+                    WHILE j <= rows LOOP
+                        IF vals[j][k] IS NOT NULL THEN
+                            seen := seen + 1;
+                            IF secs[j] > y_s + 7200 OR (seen > 3 AND secs[j] > y_s + 300) THEN
+                                decided := j;
+                                EXIT;
+                            ELSIF vals[j][k] >= x_v THEN
+                                back := j;
+                                EXIT;
+                            END IF;
+                        END IF;
+                        j := j + 1;
+                    END LOOP;
+                    IF back IS NULL AND decided IS NULL THEN  -- the readings end here: V stays flat until it is decided
+                        IF x_s < span THEN
+                            skipped := false;
+                            events := events || (of_device, names[k], times[i], 'undecided', y_v, x_at, x_v, NULL, NULL, false)::flux.counter_events;
+                            reach_lo := least(reach_lo, x_s);
+                            reach_hi := greatest(reach_hi, secs[rows]);
+                        END IF;
+                        EXIT;
+                    END IF;
+                    IF back IS NOT NULL THEN
+                        IF secs[back] >= 0 AND x_s < span THEN
+                            events := events || (of_device, names[k], times[i], 'glitch', y_v, x_at, x_v, NULL, times[back], false)::flux.counter_events;
+                            reach_lo := least(reach_lo, x_s);
+                            reach_hi := greatest(reach_hi, secs[back]);
+                        END IF;
+                        i := back;
+                        CONTINUE;
+                    END IF;
+                    carried := max_kw * (y_s - x_s) / 3600;
+                    IF x_v <= widths[k] AND widths[k] - x_v + y_v <= least(widths[k] / 10, carried) THEN
+                        kind := 'rollover';
+                        step := widths[k] - x_v + y_v;
+                    ELSIF y_v <= x_v / 2 AND y_v <= carried THEN
+                        kind := 'restart';
+                        step := y_v;
+                    ELSE
+                        kind := 'correction';
+                        step := 0;
+                    END IF;
+                    IF y_s >= 0 AND x_s < span THEN
+                        events := events || (of_device, names[k], times[i], kind, y_v, x_at, x_v, step, times[decided], false)::flux.counter_events;
+                        reach_lo := least(reach_lo, x_s);
+                        reach_hi := greatest(reach_hi, y_s);
+                    END IF;
+                ELSE
+                    step := y_v - x_v;
+                END IF;
+
+                -- the line from x to y
+                IF x_at IS NOT NULL AND y_s >= 0 AND x_s < span THEN
+                    IF sure_from[k] = '-infinity' AND x_s < 0 THEN
+                        sure_from[k] := x_at;
+                    END IF;
+                    skipped := false;
+                    IF y_s - x_s > gap_s THEN
+                        gaps := gaps || (of_device, names[k], x_at, times[i], step)::flux.rollup_gaps;
+                    ELSE
+                        FOR b IN greatest(floor(x_s / 300)::integer, 0) .. least(ceil(y_s / 300)::integer, buckets) - 1 LOOP
+                            slot := b * n + k;
+                            delta[slot] := coalesce(delta[slot], 0)
+                                + step * ((least(y_s, (b + 1) * 300) - greatest(x_s, b * 300)) / (y_s - x_s));
+                        END LOOP;
+                    END IF;
+                END IF;
+                IF y_s >= 0 AND y_s < span THEN
+                    slot := floor(y_s / 300)::integer * n + k;
+                    delta[slot] := coalesce(delta[slot], 0);
+                    low[slot] := least(low[slot], y_v);
+                    skipped := false;
+                END IF;
+                x_at := times[i];
+                x_s := y_s;
+                x_v := y_v;
+                IF x_s >= span THEN
+                    sure_upto[k] := x_at;
+                    EXIT;
+                END IF;
+                i := i + 1;
+            END LOOP;
+            IF x_s < 0 AND x_at IS NOT NULL AND sure_from[k] = '-infinity' THEN
+                sure_from[k] := x_at;  -- nothing good after it
+            END IF;
+            IF skipped AND NOT (forced AND names[k] = ANY (known)) THEN
+                sure_upto[k] := '-infinity';  -- nothing was learnt of it: what is listed stays
+            END IF;
+        END LOOP;
+
+        last_lo := lo;
+        last_hi := hi;
+        hi := greatest(hi, lo + make_interval(secs => floor(reach_hi / 300) * 300 + 300 * (reach_hi > span)::integer));
+        lo := greatest(lo + make_interval(secs => floor(reach_lo / 300) * 300), least(lo, coalesce(cut, '-infinity')));
+        EXIT WHEN lo = last_lo AND hi = last_hi;
+    END LOOP;
+
+    -- ── write ──
+    DELETE FROM flux.mg_meter_readings_5m_intermediate t
+    WHERE t.device_id = of_device AND t.time_b >= lo AND t.time_b < hi AND t.samples = 0;
+    INSERT INTO flux.mg_meter_readings_5m_intermediate (
+@counter        %m%_min, %m%_delta,
+        device_id, time_b, samples, irregular)
+    SELECT
+@counter        NULL, delta[b * n + %k%],
+        of_device, lo + b * interval '5 minutes', 0, true
+    FROM generate_series(0, buckets - 1) b
+    WHERE num_nonnulls(
+@counter{, }        delta[b * n + %k%]
+    ) > 0
+    ON CONFLICT DO NOTHING;
+    UPDATE flux.mg_meter_readings_5m_intermediate t SET
+@counter        %m%_min = low[b * n + %k%], %m%_delta = delta[b * n + %k%],
+        irregular = true
+    FROM generate_series(0, buckets - 1) b
+    WHERE t.device_id = of_device AND t.time_b = lo + b * interval '5 minutes' AND t.samples > 0;
+
+    DELETE FROM flux.rollup_gaps g USING generate_series(1, n) k
+    WHERE g.device_id = of_device AND g.counter = names[k] AND g.from_time < sure_upto[k] AND g.to_time > sure_from[k];
+    INSERT INTO flux.rollup_gaps SELECT * FROM unnest(gaps);
+    DELETE FROM flux.counter_events e USING generate_series(1, n) k
+    WHERE e.device_id = of_device AND e.counter = names[k] AND e.time > sure_from[k] AND e.time <= sure_upto[k];
+    INSERT INTO flux.counter_events (device_id, counter, time, kind, value, good_time, good_value, step, until)
+    SELECT e.device_id, e.counter, e.time, e.kind, e.value, e.good_time, e.good_value, e.step, e.until FROM unnest(events) e;
+END $$;

@@ -1,0 +1,33 @@
+-- %table% from %source%: energy adds up, means weigh by the number of samples.
+-- (Rendered once for each coarser level, so that all levels have one definition.)
+
+CREATE OR REPLACE FUNCTION flux.%function%(spans flux.rollup_range[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    whole flux.rollup_range[];
+BEGIN
+    SELECT array_agg((m.device_id, lower(m.r), upper(m.r), false)::flux.rollup_range) INTO whole
+    FROM (SELECT s.device_id, unnest(range_agg(tstzrange(
+              date_bin('%width%', s.lo, %epoch%),
+              date_bin('%width%', s.hi + interval '%width%' - interval '1 microsecond', %epoch%)))) AS r
+          FROM unnest(spans) s GROUP BY s.device_id) m;
+    DELETE FROM flux.%table% t USING unnest(whole) w
+    WHERE t.device_id = w.device_id AND t.time_b >= w.lo AND t.time_b < w.hi;
+    INSERT INTO flux.%table% (
+@counter        %m%_min, %m%_delta,
+@level        %m%_sum, %m%_avg, %m%_min, %m%_max, %m%_count,
+        device_id, time_b, samples, irregular)
+    SELECT
+@counter        f.%m%_min, f.%m%_delta,
+@level        f.%m%_sum, f.%m%_sum / nullif(f.%m%_count, 0), f.%m%_min, f.%m%_max, nullif(f.%m%_count, f.samples),
+        w.device_id, f.bucket, f.samples, f.irregular
+    FROM unnest(whole) w
+    CROSS JOIN LATERAL (
+        SELECT date_bin('%width%', t.time_b, %epoch%) AS bucket,
+@counter            min(t.%m%_min) AS %m%_min, sum(t.%m%_delta) AS %m%_delta,
+@level            sum(t.%m%_sum) AS %m%_sum, min(t.%m%_min) AS %m%_min, max(t.%m%_max) AS %m%_max, sum(coalesce(t.%m%_count, t.samples))::integer AS %m%_count,
+            sum(t.samples)::integer AS samples, bool_or(t.irregular) AS irregular
+        FROM flux.%source% t
+        WHERE t.device_id = w.device_id AND t.time_b >= w.lo AND t.time_b < w.hi
+        GROUP BY 1
+    ) f;
+END $$;

@@ -1,0 +1,187 @@
+-- One batch of meters: from the noted changes to the rows of all three levels, in the caller's transaction. The devices'
+-- rows in rollup_devices are locked already, so nobody else works on these devices. Each statement sees what was
+-- committed before it began; readings that arrive meanwhile have notes that the next batch takes.
+
+CREATE OR REPLACE FUNCTION flux.rollup_refresh_meters(devices uuid[]) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    changes  flux.rollup_range[];  -- what changed, both ends included
+    spans    flux.rollup_range[];  -- the buckets that it touches, [lo, hi)
+    wider    flux.rollup_range[];
+    exact    flux.rollup_range[];
+    piece    flux.rollup_range;
+    written  bigint;
+BEGIN
+    -- ── take the changes, at most 31 days of a device at once: the rest stays noted ──
+    WITH oldest AS (
+        SELECT c.device_id, min(c.from_time) + interval '744 hours' AS until
+        FROM flux.rollup_changes c WHERE c.device_id = ANY (devices) AND c.source = 'meter' GROUP BY c.device_id
+    ), taken AS (
+        DELETE FROM flux.rollup_changes c USING oldest o
+        WHERE c.device_id = o.device_id AND c.source = 'meter' AND c.from_time < o.until
+        RETURNING c.*, o.until
+    ), rest AS (
+        INSERT INTO flux.rollup_changes (device_id, source, from_time, to_time, removed, noted_at)
+        SELECT t.device_id, t.source, t.until, t.to_time, t.removed, t.noted_at FROM taken t WHERE t.to_time >= t.until
+    ), joined AS (
+        -- changes less than a bucket apart are one
+        SELECT t.device_id, t.removed,
+               unnest(range_agg(tstzrange(t.from_time, least(t.to_time, t.until) + interval '5 minutes'))) AS r
+        FROM taken t GROUP BY t.device_id, t.removed
+    )
+    SELECT array_agg((j.device_id, lower(j.r), upper(j.r) - interval '5 minutes', j.removed)::flux.rollup_range)
+    INTO changes FROM joined j;
+    IF changes IS NULL THEN
+        RETURN 0;
+    END IF;
+
+    -- ── counters that a device reports for the first time ──
+    UPDATE flux.rollup_devices d SET counters = d.counters || n.names
+    FROM (
+        SELECT c.device_id, array_agg(DISTINCT s.name) AS names
+        FROM unnest(changes) c
+        JOIN flux.rollup_devices d ON d.device_id = c.device_id AND cardinality(d.counters) < %counters%
+        CROSS JOIN LATERAL (
+            SELECT
+@counter                count(r.%m%) > 0 AS %m%,
+                true
+            FROM flux.mg_meter_readings r WHERE r.device_id = c.device_id AND r.time >= c.lo AND r.time <= c.hi
+        ) f
+        CROSS JOIN LATERAL (VALUES
+@counter{, }            ('%m%', f.%m%)
+        ) s(name, reported)
+        WHERE s.reported AND s.name <> ALL (d.counters)
+        GROUP BY c.device_id
+    ) n WHERE d.device_id = n.device_id;
+
+    -- ── widen to the neighbouring readings: what lies between them and the change is interpolated anew ──
+    SELECT array_agg((w.device_id, date_bin('5 minutes', w.lo, %epoch%),
+                      date_bin('5 minutes', w.hi, %epoch%) + interval '5 minutes', w.forced)::flux.rollup_range)
+    INTO spans
+    FROM (
+        SELECT c.device_id, c.forced,
+            least(c.lo, before.time, CASE WHEN c.forced THEN (
+                -- of a reading that went, the rows tell how far it reached
+                SELECT min(t.time_b) FROM flux.mg_meter_readings_5m_intermediate t
+                WHERE t.device_id = c.device_id AND t.time_b >= c.lo - l2.gap AND t.time_b < c.lo) END) AS lo,
+            greatest(c.hi, after.time, CASE WHEN c.forced THEN (
+                SELECT max(t.time_b) FROM flux.mg_meter_readings_5m_intermediate t
+                WHERE t.device_id = c.device_id AND t.time_b > c.hi AND t.time_b <= c.hi + l2.gap) END) AS hi
+        FROM unnest(changes) c
+        JOIN flux.rollup_devices d ON d.device_id = c.device_id
+        JOIN flux.mg_device_registry g ON g.id = c.device_id
+        CROSS JOIN LATERAL (SELECT make_interval(secs => flux.gap_limit_seconds(g.metadata)) AS gap) l2
+        CROSS JOIN LATERAL (SELECT flux.rollup_reading_before(c.device_id, c.lo, c.lo - l2.gap, d.counters) AS time) before
+        CROSS JOIN LATERAL (SELECT flux.rollup_reading_after(c.device_id, c.hi, c.hi + l2.gap, d.counters) AS time) after
+    ) w;
+
+    -- ── and to the counter events that they touch: a fall is judged as a whole ──
+    LOOP
+        SELECT array_agg((j.device_id, lower(j.r), upper(j.r), false)::flux.rollup_range ORDER BY j.device_id, j.r) INTO wider
+        FROM (
+            SELECT s.device_id, unnest(range_agg(tstzrange(
+                least(s.lo, date_bin('5 minutes', e.lo, %epoch%)),
+                greatest(s.hi, date_bin('5 minutes', e.hi, %epoch%) + interval '5 minutes')))) AS r
+            FROM unnest(spans) s
+            LEFT JOIN LATERAL flux.rollup_events_touched(s.device_id, s.lo, s.hi) e ON true
+            GROUP BY s.device_id
+        ) j;
+        exact := exact || array(SELECT s FROM unnest(spans) s WHERE s.forced);
+        EXIT WHEN wider = spans;
+        spans := wider;
+    END LOOP;
+    -- what raw data no longer tells stays as it is
+    SELECT array_agg((s.device_id, greatest(s.lo, c.cut), s.hi, false)::flux.rollup_range) INTO spans
+    FROM unnest(spans) s
+    JOIN flux.rollup_devices d ON d.device_id = s.device_id
+    CROSS JOIN LATERAL (SELECT coalesce(flux.rollup_first_open_hour(d.cut), s.lo) AS cut) c
+    WHERE s.hi > c.cut;
+    IF spans IS NULL THEN
+        RETURN 0;
+    END IF;
+
+    -- ── compute ──
+    DELETE FROM flux.mg_meter_readings_5m_intermediate t USING unnest(spans) s
+    WHERE t.device_id = s.device_id AND t.time_b >= s.lo AND t.time_b < s.hi;
+    SELECT f.buckets, f.irregulars INTO written, wider FROM flux.rollup_meter_fast(flux.rollup_days(spans)) f;
+    SELECT array_agg((x.device_id, lower(x.r), upper(x.r), x.forced)::flux.rollup_range) INTO exact
+    FROM (
+        SELECT y.device_id, y.forced, unnest(range_agg(tstzrange(y.lo, y.hi))) AS r
+        FROM (
+            SELECT (unnest(wider)).*
+            UNION ALL
+            SELECT f.device_id, greatest(f.lo, s.lo), least(f.hi, s.hi), true
+            FROM unnest(exact) f JOIN unnest(spans) s ON s.device_id = f.device_id AND f.lo < s.hi AND f.hi > s.lo
+            UNION ALL
+            SELECT s.device_id, greatest(date_bin('5 minutes', e.good_time, %epoch%), s.lo),
+                   least(date_bin('5 minutes', e.until, %epoch%) + interval '5 minutes', s.hi), false
+            FROM unnest(spans) s JOIN flux.counter_events e ON e.device_id = s.device_id
+                AND e.good_time < s.hi AND coalesce(e.until, 'infinity') >= s.lo
+        ) y GROUP BY y.device_id, y.forced
+    ) x;
+    FOREACH piece IN ARRAY coalesce(flux.rollup_days(exact), '{}') LOOP
+        SELECT e.lo, e.hi INTO piece.lo, piece.hi FROM flux.rollup_meter_exact(piece.device_id, piece.lo, piece.hi, piece.forced) e;
+        spans := spans || piece;
+    END LOOP;
+    PERFORM flux.rollup_meter_30m(spans);
+    PERFORM flux.rollup_meter_1h(spans);
+    RETURN written;
+END $$;
+
+CREATE OR REPLACE FUNCTION flux.rollup_days(spans flux.rollup_range[]) RETURNS flux.rollup_range[]
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT array_agg((s.device_id, greatest(s.lo, day), least(s.hi, day + interval '24 hours'), s.forced)::flux.rollup_range)
+    FROM unnest(spans) s
+    CROSS JOIN generate_series(date_bin('24 hours', s.lo, %epoch%), s.hi - interval '1 microsecond', interval '24 hours') day
+$$;
+COMMENT ON FUNCTION flux.rollup_days(flux.rollup_range[]) IS 'The same spans, cut at midnight UTC.';
+
+CREATE OR REPLACE FUNCTION flux.rollup_first_open_hour(cut timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
+    SELECT date_bin('1 hour', cut + interval '1 hour' - interval '1 microsecond', %epoch%)
+$$;
+
+-- The nearest reading before a time such that each counter has one at or after it: the last full one, or the oldest of
+-- each counter's last. Not searched beyond the limit: readings further apart are not joined.
+CREATE OR REPLACE FUNCTION flux.rollup_reading_before(of_device uuid, at timestamptz, floor timestamptz, counters text[])
+RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    newest timestamptz;
+    filled integer;
+BEGIN
+    SELECT r.time, num_nonnulls(
+@counter{, }        r.%m%
+    ) INTO newest, filled FROM flux.mg_meter_readings r
+    WHERE r.device_id = of_device AND r.time < at AND r.time >= floor ORDER BY r.time DESC LIMIT 1;
+    IF newest IS NULL OR filled = cardinality(counters) THEN
+        RETURN newest;
+    END IF;
+    RETURN least(
+@counter{, }        CASE WHEN '%m%' = ANY (counters) THEN (SELECT r.time FROM flux.mg_meter_readings r WHERE r.device_id = of_device AND r.time < at AND r.time >= floor AND r.%m% IS NOT NULL ORDER BY r.time DESC LIMIT 1) END
+    );
+END $$;
+
+CREATE OR REPLACE FUNCTION flux.rollup_reading_after(of_device uuid, at timestamptz, ceiling timestamptz, counters text[])
+RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    oldest timestamptz;
+    filled integer;
+BEGIN
+    SELECT r.time, num_nonnulls(
+@counter{, }        r.%m%
+    ) INTO oldest, filled FROM flux.mg_meter_readings r
+    WHERE r.device_id = of_device AND r.time > at AND r.time <= ceiling ORDER BY r.time LIMIT 1;
+    IF oldest IS NULL OR filled = cardinality(counters) THEN
+        RETURN oldest;
+    END IF;
+    RETURN greatest(
+@counter{, }        CASE WHEN '%m%' = ANY (counters) THEN (SELECT r.time FROM flux.mg_meter_readings r WHERE r.device_id = of_device AND r.time > at AND r.time <= ceiling AND r.%m% IS NOT NULL ORDER BY r.time LIMIT 1) END
+    );
+END $$;
+
+CREATE OR REPLACE FUNCTION flux.rollup_events_touched(of_device uuid, from_time timestamptz, to_time timestamptz)
+RETURNS TABLE (lo timestamptz, hi timestamptz) LANGUAGE sql STABLE AS $$
+    -- of an undecided fall everything after it hangs in the air
+    SELECT e.good_time, coalesce(e.until, (
+        SELECT max(r.time) FROM flux.mg_meter_readings r WHERE r.device_id = of_device))
+    FROM flux.counter_events e
+    WHERE e.device_id = of_device AND e.good_time < to_time AND coalesce(e.until, 'infinity') >= from_time
+$$;
