@@ -4,12 +4,20 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from flux.control.numbers import Efficiency, Finite, NotNegative, Positive
 from flux.control.periods import ALL_DAY, PeriodConfig, Timetable
 
-Periods = Annotated[tuple[PeriodConfig, ...], Field(min_length=1)]
+
+def _not_empty(periods: tuple[PeriodConfig, ...]) -> tuple[PeriodConfig, ...]:
+    # pydantic's own min_length would complain a second time of a list whose only period is wrong
+    if not periods:
+        raise ValueError("names no period, so it never holds")
+    return periods
+
+
+Periods = Annotated[tuple[PeriodConfig, ...], AfterValidator(_not_empty), Field(json_schema_extra={"minItems": 1})]
 
 
 class PlanPart(BaseModel):
