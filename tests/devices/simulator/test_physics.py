@@ -86,7 +86,10 @@ def test_a_step_cut_into_pieces_comes_out_the_same(battery: Battery, duration_s:
     for start, end in pairwise(edges):
         battery.advance((end - start) * duration_s)
     assert battery.energy_kwh == pytest.approx(whole.energy_kwh, abs=1e-7)
-    assert battery.power_kw == pytest.approx(whole.power_kw, abs=1e-5)
+    at_timeout = battery.timeout_s is not None and abs(battery.timeout_s - duration_s) < 1e-6
+    at_limit = min(whole.energy_kwh, 500 - whole.energy_kwh) < 1e-6
+    if not (at_timeout or at_limit):  # at such an instant the power jumps, and rounding decides on which side it is
+        assert battery.power_kw == pytest.approx(whole.power_kw, abs=1e-5)
 
 
 def approximately(*segment: float) -> object:
