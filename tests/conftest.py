@@ -58,6 +58,13 @@ def dsn(admin_dsn: str, template_database: str) -> Iterator[str]:
 
 
 @pytest.fixture
+def home() -> Iterator[Path]:
+    """An empty FLUX_HOME for a test that starts a server of its own."""
+    with reachable_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
 async def db(dsn: str) -> AsyncIterator[AsyncConnection[Any]]:
     """An autocommit connection to the test's own database."""
     async with await connect(dsn, application_name="test", autocommit=True) as connection:

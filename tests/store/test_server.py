@@ -8,25 +8,17 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 import pytest
-from tests.conftest import SMALL, reachable_folder
+from tests.conftest import SMALL
 
 from flux.errors import InputError, UnavailableError
 from flux.store import binaries
 from flux.store.binaries import Binaries, choose_user, wheel_binaries
 from flux.store.server import EmbeddedServer, existing_folder, running_dsn
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    with reachable_folder() as folder:
-        yield folder
-
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become another user")
 

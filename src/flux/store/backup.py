@@ -56,13 +56,12 @@ def backup(dsn: str, target: Path, *, force: bool = False) -> int:
         raise RefusedError("there is nothing to back up: the database has no schema flux")
     command, environment = client_command("pg_dump", dsn)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)  # mode 0600
+    os.close(handle)
     partial = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            options = ["--format=custom", "--schema=flux", "--no-owner", f"--lock-wait-timeout={_LOCK_TIMEOUT}"]
-            _run([*command, *options], environment, stdout=file)
-            file.flush()
-            os.fsync(file.fileno())
+        # by --file, not on stdout: pg_dump then goes back to write where each table's data begins, and syncs the file
+        options = ["--format=custom", "--schema=flux", "--no-owner", f"--lock-wait-timeout={_LOCK_TIMEOUT}"]
+        _run([*command, *options, f"--file={partial}"], environment)
         _run([str(wheel_binaries().program("pg_restore")), "--list", str(partial)], environment)
         partial.replace(target)
     except BaseException:

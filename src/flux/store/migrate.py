@@ -8,7 +8,6 @@ Two that migrate at once take turns; each migration is one transaction, so a ser
 """
 
 import hashlib
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -227,8 +226,6 @@ def possible(metric: Metric) -> sql.Composed:
 
 def _repeatable() -> dict[str, str]:
     """SQL that may be applied again and again, by name; imported here since it builds on this module's tables."""
-    if importlib.util.find_spec("flux.store.rollups") is None:
-        return {}
     from flux.store import rollups
 
     return {"rollups": rollups.render_sql()}
