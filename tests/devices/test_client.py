@@ -323,9 +323,9 @@ async def test_it_never_gives_up_and_does_not_hammer(monkeypatch: pytest.MonkeyP
         port = taken.getsockname()[1]
         connection = ModbusConnection("127.0.0.1", port)
         with pytest.raises(DeviceUnreachableError, match=rf"127\.0\.0\.1:{port}: cannot connect: "):
-            await connection.read(1, 0, 1, retries=3)  # the pause is longer than a request may take
-        with pytest.raises(DeviceUnreachableError, match=r"no connection; it is tried again in 1\d\.\d s"):
-            await connection.read(1, 0, 1, retries=3)
+            await connection.read(1, 0, 1, timeout_s=1.0, retries=3)  # the pause is longer than a request may take
+        with pytest.raises(DeviceUnreachableError, match=r"no connection; it is tried again in \d\.\d s"):
+            await connection.read(1, 0, 1, timeout_s=1.0, retries=3)
         assert connection.counters().failed_connects == 1
         assert connection.counters().refused == 1
 
@@ -401,6 +401,46 @@ async def test_a_dead_unit_does_not_slow_the_others(server: RawServer, connectio
     assert time.perf_counter() - started < 5.0  # half a second for each would be 25
     assert connection.unit(2).counters.refused == 50
     assert server.connections == 1
+
+
+async def test_a_slow_unit_is_given_its_time_once_a_late_reply_said_so(
+    server: RawServer, connection: ModbusConnection
+) -> None:
+    """Unit 2 answers after more than half a second, which is what an unknown unit gets while others wait."""
+    slow = asyncio.Event()
+    held: list[Request] = []
+
+    def answer(request: Request) -> None:
+        if request.unit == 2 and not slow.is_set():
+            held.append(request)
+        else:
+            request.send(b"".join(one.frame() for one in held) + request.frame())
+            held.clear()
+
+    server.answer = answer
+    reads = await asyncio.gather(
+        connection.read(2, 0, 1, timeout_s=LONG_S, retries=0), connection.read(1, 7, 1), return_exceptions=True
+    )
+    assert isinstance(reads[0], DeviceTimeoutError)
+    assert reads[1] == (7,)
+    state = connection.unit(2)
+    assert connection.counters().late_replies == 1
+    assert state.silent_tries == 0
+    assert state.slowest_s is not None
+    assert state.slowest_s >= 0.5
+    assert state.patience_s(LONG_S) >= 4.0
+
+
+async def test_requests_to_one_unit_do_not_cut_each_other_short(
+    server: RawServer, connection: ModbusConnection
+) -> None:
+    async def after_a_while(request: Request) -> None:
+        await asyncio.sleep(0.7)
+        obey(request)
+
+    server.answer = after_a_while
+    reads = [connection.read(3, address, 1, timeout_s=LONG_S, retries=0) for address in (1, 2)]
+    assert await asyncio.gather(*reads) == [(1,), (2,)]
 
 
 async def test_a_dead_unit_that_is_back_is_taken_up_again(server: RawServer, connection: ModbusConnection) -> None:

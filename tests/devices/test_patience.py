@@ -33,16 +33,36 @@ def test_a_known_unit_gets_several_times_its_slowest_answer() -> None:
 def test_dead_only_after_a_whole_request_and_three_silent_tries() -> None:
     unit = UnitState()
     unit.went_silent(0.1)
-    assert not unit.given_up(now=10.0)
+    assert not unit.given_up(now=10.0, alone=False)
     assert unit.blocked_s(10.0) == 0
     unit.went_silent(0.1)
     unit.went_silent(0.1)
-    assert unit.given_up(now=20.0)  # news
+    assert unit.given_up(now=20.0, alone=False)  # news
     assert unit.blocked_s(20.25) == 0.75
-    assert not unit.given_up(now=30.0)  # known
+    assert not unit.given_up(now=30.0, alone=False)  # known
     assert unit.answered(0.1)
     assert unit.blocked_s(30.0) == 0
     assert not unit.answered(0.1)
+
+
+def test_a_unit_with_a_connection_of_its_own_is_tried_every_second() -> None:
+    unit = UnitState()
+    for _ in range(10):
+        unit.went_silent(5.0)
+        unit.given_up(now=100.0, alone=True)
+    assert unit.blocked_s(100.0) == 1.0
+
+
+def test_a_slow_unit_is_given_more_with_each_try_and_then_what_it_takes() -> None:
+    unit = UnitState()
+    unit.answered(0.01)
+    waits = []
+    for _ in range(4):
+        waits.append(unit.patience_s(5.0))
+        unit.went_silent(waits[-1])
+    assert waits == [0.5, 1.0, 2.0, 2.0]
+    unit.took(3.0)  # late
+    assert unit.patience_s(5.0) == 5.0
 
 
 @given(waited_s=st.floats(0.01, 10.0), probes=st.integers(1, 20))
@@ -51,7 +71,7 @@ def test_pauses_grow_to_a_cap_and_take_ten_times_the_wait(waited_s: float, probe
     for _ in range(3):
         unit.went_silent(waited_s)
     for _ in range(probes):
-        unit.given_up(now)
+        unit.given_up(now, alone=False)
         pauses.append(round(unit.blocked_s(now), 6))
         now = unit.probe_at + waited_s
         unit.went_silent(waited_s)

@@ -34,12 +34,13 @@ class Transport(asyncio.Transport):
         self.wire.connection_lost(None)
 
 
-def ask(pieces: Iterable[bytes]) -> tuple["asyncio.Future[ModbusPDU]", Wire, list[str]]:
+def ask(pieces: Iterable[bytes], late: list[int] | None = None) -> tuple["asyncio.Future[ModbusPDU]", Wire, list[str]]:
     """Ask unit 5 for two registers in transaction 7; then ``pieces`` come in."""
     lost: list[str] = []
+    foreign = [] if late is None else late
 
     async def run() -> tuple["asyncio.Future[ModbusPDU]", Wire]:
-        wire = Wire("peer", lambda _, why: lost.append(why))
+        wire = Wire("peer", lambda _, why: lost.append(why), lambda tid, _: foreign.append(tid))
         wire.connection_made(Transport(wire))
         request = read_request(5, 100, 2, Function.HOLDING)
         request.transaction_id = 7
@@ -61,9 +62,10 @@ def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
 @given(places=st.lists(st.integers(0, 200), max_size=12), late=st.integers(0, 3))
 def test_the_reply_is_found_however_it_is_cut_and_whatever_was_late(places: list[int], late: int) -> None:
     other = b"\x00\x06" + REPLY[2:]
-    reply, wire, lost = ask(cut(other * late + REPLY, places))
+    foreign: list[int] = []
+    reply, wire, lost = ask(cut(other * late + REPLY, places), foreign)
     assert list(reply.result().registers) == [0x1234, 0x5678]
-    assert (wire.late_replies, wire.frames, lost) == (late, late + 1, [])
+    assert (foreign, wire.frames, lost) == ([6] * late, late + 1, [])
     assert not wire.mid_frame
 
 

@@ -19,6 +19,7 @@ from flux.devices.transport import (
     DeviceFaultError,
     DeviceTimeoutError,
     DeviceUnreachableError,
+    says_unit_is_silent,
 )
 from flux.devices.wire import Wire, check_echo, read_request, registers_in, write_request
 from flux.errors import DeviceError
@@ -29,10 +30,11 @@ DEFAULT_TIMEOUT_S = 5.0
 DEFAULT_RETRIES = 3
 
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 2.0
-_FIRST_RECONNECT_S, _LAST_RECONNECT_S = 0.25, 15.0
+_FIRST_RECONNECT_S, _LAST_RECONNECT_S = 0.25, 5.0
 _SLICE_S = 0.25  # how soon a wait that others want to see ended is ended
 _SILENT_TRIES = 2  # tries without a frame from anybody, after which the connection is made anew
 _MAX_TRANSACTION = 0xFFFF
+_ABANDONED = 32  # requests given up whose reply may come yet
 _CLOCK_GRAIN_S = 0.001  # a timer may come this much early
 
 _T = TypeVar("_T")
@@ -72,6 +74,7 @@ class ModbusConnection:
         self._connect_at = 0.0
         self._connects = self._failed_connects = self._late_replies = 0
         self._closed = False
+        self._abandoned: dict[int, tuple[int, float]] = {}
         self._timer: asyncio.TimerHandle
         self._log = _log.bind(host=host, port=port)
 
@@ -89,9 +92,11 @@ class ModbusConnection:
     def counters(self) -> ConnectionCounters:
         names = Counters.__dataclass_fields__
         sums = {name: sum(getattr(state.counters, name) for state in self._units.values()) for name in names}
-        late = self._late_replies + (self._wire.late_replies if self._wire else 0)
         return ConnectionCounters(
-            **sums, connects=self._connects, failed_connects=self._failed_connects, late_replies=late
+            **sums,
+            connects=self._connects,
+            failed_connects=self._failed_connects,
+            late_replies=self._late_replies,
         )
 
     async def read(
@@ -159,10 +164,12 @@ class ModbusConnection:
     ) -> _T:
         """One try, when it is its turn."""
         self._waiting += 1
+        state.waiting += 1
         try:
             await self._lock.acquire()
         finally:
             self._waiting -= 1
+            state.waiting -= 1
         try:
             self._refuse_if_dead(request.dev_id, state)
             wire = await self._connected(timeout_s, state)
@@ -183,12 +190,12 @@ class ModbusConnection:
         state.counters.requests += 1
         started, frames = loop.time(), wire.frames
         reply = wire.send(request)
-        patience_s = state.patience_s(timeout_s)
-        self._timer = loop.call_later(patience_s, self._look, reply, request.dev_id, started, timeout_s)
+        self._timer = loop.call_later(state.patience_s(timeout_s), self._look, reply, request, started, timeout_s)
         try:
             answer = await reply
         except DeviceTimeoutError:
             state.counters.timeouts += 1
+            self._abandon(request, started)
             self._was_silent(wire, state, loop.time() - started, frames)
             raise
         except DeviceFaultError as error:
@@ -199,7 +206,8 @@ class ModbusConnection:
             state.counters.errors += 1
             raise
         except asyncio.CancelledError:
-            if loop.time() - started >= patience_s:  # whoever asked was less patient than we are
+            self._abandon(request, started)
+            if loop.time() - started >= state.usual_s:  # whoever asked was less patient than we are
                 self._was_silent(wire, state, loop.time() - started, frames)
             raise
         finally:
@@ -208,22 +216,42 @@ class ModbusConnection:
         self._answered(request.dev_id, state, loop.time() - started)
         return answer
 
-    def _look(self, reply: "asyncio.Future[ModbusPDU]", unit: int, started: float, timeout_s: float) -> None:
-        """End the wait for a reply when its time is up, or when others want the connection."""
+    def _look(self, reply: "asyncio.Future[ModbusPDU]", request: ModbusPDU, started: float, timeout_s: float) -> None:
+        """End the wait for a reply when its time is up, or when other units want the connection."""
         if reply.done():
             return
         loop = asyncio.get_running_loop()
         waited_s = loop.time() - started
         left_s = timeout_s - waited_s
-        if left_s <= _CLOCK_GRAIN_S or self._waiting:
-            reply.set_exception(DeviceTimeoutError(f"{self._name(unit)} did not answer within {waited_s:.2g} s"))
+        others_wait = self._waiting > self.unit(request.dev_id).waiting
+        if left_s <= _CLOCK_GRAIN_S or others_wait:
+            who = self._name(request.dev_id)
+            reply.set_exception(DeviceTimeoutError(f"{who} did not answer within {waited_s:.2g} s"))
         else:
-            self._timer = loop.call_later(min(_SLICE_S, left_s), self._look, reply, unit, started, timeout_s)
+            self._timer = loop.call_later(min(_SLICE_S, left_s), self._look, reply, request, started, timeout_s)
 
-    def _answered(self, unit: int, state: UnitState, response_s: float, *, silent: bool = False) -> None:
+    def _abandon(self, request: ModbusPDU, started: float) -> None:
+        """Should its reply come yet, it still says how slow the unit is."""
+        self._abandoned[request.transaction_id] = (request.dev_id, started)
+        if len(self._abandoned) > _ABANDONED:
+            del self._abandoned[next(iter(self._abandoned))]
+
+    def _late(self, transaction: int, message: bytes) -> None:
+        """A reply that nobody waits for any more, or that nobody asked for: it is never taken for another's."""
+        self._late_replies += 1
+        unit, started = self._abandoned.pop(transaction, (None, 0.0))
+        if unit is not None:
+            took_s = asyncio.get_running_loop().time() - started
+            self._answered(unit, self.unit(unit), took_s, silent=says_unit_is_silent(message), late=True)
+
+    def _answered(
+        self, unit: int, state: UnitState, response_s: float, *, silent: bool = False, late: bool = False
+    ) -> None:
         self._silent_tries = 0
         if silent:
-            state.went_silent(response_s)
+            state.took(response_s)
+            if not late:  # the try that it answers late was counted when it was given up
+                state.went_silent(response_s)
         elif state.answered(response_s):
             self._log.info("unit answers again", unit=unit)
 
@@ -238,7 +266,7 @@ class ModbusConnection:
     def _give_up(self, unit: int, state: UnitState, error: DeviceError) -> None:
         silent = isinstance(error, DeviceTimeoutError) or (isinstance(error, DeviceFaultError) and error.unit_is_silent)
         now = asyncio.get_running_loop().time()
-        if silent and not state.blocked_s(now) and state.given_up(now):
+        if silent and not state.blocked_s(now) and state.given_up(now, alone=len(self._units) == 1):
             self._log.warning("unit does not answer", unit=unit, error=str(error))
 
     def _refuse_if_dead(self, unit: int, state: UnitState) -> None:
@@ -270,7 +298,7 @@ class ModbusConnection:
         return self._connect_succeeded(wire)
 
     def _new_wire(self) -> Wire:
-        return Wire(f"{self.host}:{self.port}", self._lost)
+        return Wire(f"{self.host}:{self.port}", self._lost, self._late)
 
     def _connect_failed(self, error: OSError) -> None:
         if self._failed_in_a_row == 0:
@@ -289,14 +317,15 @@ class ModbusConnection:
         return wire
 
     def _lost(self, wire: Wire, why: str) -> None:
-        self._late_replies += wire.late_replies
         if wire is self._wire:
             self._wire = None
+            self._abandoned.clear()
             self._log.info("connection lost", why=why)
 
     def _drop(self, wire: Wire, why: str) -> None:
         if wire is self._wire:
             self._wire = None
+            self._abandoned.clear()
             self._log.info("connection dropped", why=why)
         wire.close()
 

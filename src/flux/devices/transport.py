@@ -15,6 +15,7 @@ from typing import Protocol
 from flux.devices.registers import Function
 from flux.errors import DeviceError
 
+_SILENT_UNIT = (10, 11)  # a gateway's words for a unit that does not answer it
 _FAULTS = {
     1: "illegal function",
     2: "illegal data address",
@@ -61,7 +62,12 @@ class DeviceFaultError(DeviceError):
     @property
     def unit_is_silent(self) -> bool:
         """Whether a gateway says that the unit behind it does not answer."""
-        return self.code in (10, 11)
+        return self.code in _SILENT_UNIT
+
+
+def says_unit_is_silent(message: bytes) -> bool:
+    """Whether a reply is a gateway's that the unit behind it does not answer."""
+    return len(message) > 1 and bool(message[0] & 0x80) and message[1] in _SILENT_UNIT
 
 
 class RegisterTransport(Protocol):

@@ -69,15 +69,18 @@ def check_echo(reply: ModbusPDU, request: ModbusPDU) -> None:
 
 
 class Wire(asyncio.Protocol):
-    """The connection itself. ``on_lost`` is called once, when it is gone, with the reason."""
+    """The connection itself. ``on_lost`` is called once, when it is gone, with the reason;
+    ``on_late`` for each reply that answers no request under way, with its transaction id and message."""
 
-    def __init__(self, peer: str, on_lost: Callable[["Wire", str], None]) -> None:
+    def __init__(
+        self, peer: str, on_lost: Callable[["Wire", str], None], on_late: Callable[[int, bytes], None]
+    ) -> None:
         self._peer = peer
         decoder = DecodePDU(False)
         decoder.register(_ReadReply)
         decoder.register(_ReadInputReply)
         self._framer = FramerSocket(decoder)
-        self._on_lost = on_lost
+        self._on_lost, self._on_late = on_lost, on_late
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._dropped = ""
@@ -85,7 +88,6 @@ class Wire(asyncio.Protocol):
         self._reply: asyncio.Future[ModbusPDU] | None = None
         self.closed = asyncio.get_running_loop().create_future()
         self.frames = 0
-        self.late_replies = 0
 
     @property
     def open(self) -> bool:
@@ -144,7 +146,7 @@ class Wire(asyncio.Protocol):
     def _frame(self, tid: int, unit: int, message: bytes) -> None:
         request, reply = self._request, self._reply
         if request is None or reply is None or reply.done() or tid != request.transaction_id:
-            self.late_replies += 1  # of a request that was given up, or of none of ours
+            self._on_late(tid, message)
             return
         if unit != request.dev_id or message[0] & 0x7F != request.function_code:
             self._drop(f"unit {unit} answered with function {message[0]} to a request for another")
