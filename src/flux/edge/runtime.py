@@ -84,6 +84,7 @@ class EdgeRuntime:
             self.alarms,
             self.recorder.record,
             clock=clock,
+            sleep=sleep,
             answered=self._reporter.answered,
         )
         self._report = StatusReport(
@@ -111,15 +112,13 @@ class EdgeRuntime:
 
     async def start(self) -> None:
         """Check everything, then begin; when this raises, nothing was begun."""
-        snapshot = await self._first_snapshot()
-        self._check_plan(snapshot)
         try:
+            snapshot = await self._first_snapshot()
+            self._check_plan(snapshot)
             self._take_locks()
             await self._open_outbox()
         except BaseException:
-            await self._outbox.stop()
-            await self._link.close()
-            self._locks.close()
+            await self._let_go()
             raise
         follower = RegistryFollower(self._link, self._learned, self.site.apply, self._sleep)
         self._background.start("outbox", self.recorder.run)
@@ -145,11 +144,16 @@ class EdgeRuntime:
         await self.recorder.flush()
         await self._within(_LAST_UPLOAD_S, "last upload", self.uploader.send_all())
         await self._write_status(running=False)
+        waiting = self.recorder.depth
+        await self._let_go()
+        _logger.info("edge stopped", site=self._site_file.config.site, waiting=waiting)
+
+    async def _let_go(self) -> None:
+        """Close what is open."""
         await self._outbox.stop()
         await self._pool.aclose()
         await self._link.close()
         self._locks.close()
-        _logger.info("edge stopped", site=self._site_file.config.site, waiting=self._outbox.depth)
 
     async def _first_snapshot(self) -> RegistrySnapshot | None:
         """The registry as the platform has it, else as it was when the platform last answered, else None."""

@@ -4,6 +4,7 @@
 being polled by the same task over the same connection.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,7 +26,7 @@ from flux.edge.newest import NewestPolls
 from flux.edge.plan_check import Problem, problems_of_plan
 from flux.edge.poller import ControlPolling, DevicePoller
 from flux.edge.templates import TemplateShelf
-from flux.edge.ticks import Clock
+from flux.edge.ticks import Clock, Sleep
 from flux.model import Device, DeviceState, InputError, NotFoundError, Reading
 
 _logger = structlog.get_logger(__name__)
@@ -71,6 +72,7 @@ class Site:
         record: Callable[[Sequence[Reading]], None],
         *,
         clock: Clock,
+        sleep: Sleep = asyncio.sleep,
         answered: Callable[[Device], None] = lambda _device: None,
     ) -> None:
         self._config = config
@@ -81,6 +83,7 @@ class Site:
         self._alarms = alarms
         self._record = record
         self._clock = clock
+        self._sleep = sleep
         self._answered = answered
         self.newest = NewestPolls()
         self.devices: dict[UUID, SiteDevice] = {}
@@ -193,6 +196,7 @@ class Site:
             self.newest,
             self._record,
             clock=self._clock,
+            sleep=self._sleep,
             command_source=lambda: self._command_source(one.device.name),
             answered=lambda: self._answered(one.device),
             returned=one.driver.forget,
@@ -233,7 +237,9 @@ class Site:
             controller.take_over(self.controller)
         await self._background.stop(_CONTROL_TASK)
         self.controller = controller
-        self._background.start(_CONTROL_TASK, ControlLoop(controller, self.newest, clock=self._clock).run)
+        self._background.start(
+            _CONTROL_TASK, ControlLoop(controller, self.newest, clock=self._clock, sleep=self._sleep).run
+        )
 
     def _drivers(self) -> dict[str, DeviceDriver]:
         return {one.device.name: one.driver for one in self.devices.values()}

@@ -1,0 +1,243 @@
+"""The whole edge: real Modbus, real SQLite, real PostgreSQL."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import AsyncConnection
+from tests.edge.conftest import PLAN
+
+from flux.devices.simulator import Reply, SimulatedSite, SimulatorServer
+from flux.edge.config import load_site_file
+from flux.edge.link import PlatformLink
+from flux.edge.runtime import EdgeRuntime
+from flux.edge.sql_link import SqlLink
+from flux.edge.ticks import system_clock
+from flux.model import ConflictError, DeviceState, InputError, UnavailableError
+from flux.registry import NewDevice, add_device, get_device, list_devices
+
+Rows = list[tuple[Any, ...]]
+FAST = {"interval: 4s": "interval: 300ms", "max_reading_age: 10s": "max_reading_age: 2s"}
+
+
+class Switch:
+    """A platform link that can be cut off, in front of the real one."""
+
+    def __init__(self, inner: PlatformLink) -> None:
+        self._inner = inner
+        self.away = False
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._inner, name)
+
+        async def call(*arguments: Any) -> Any:
+            if self.away:
+                raise UnavailableError("the platform is away")
+            return await real(*arguments)
+
+        return call if name != "close" else real
+
+
+class Plant:
+    """A simulated site on Modbus, its devices in the registry, and what is needed to run its edge."""
+
+    def __init__(self, server: SimulatorServer, dsn: str, db: AsyncConnection[Any], home: Path) -> None:
+        self.server = server
+        self.dsn = dsn
+        self.db = db
+        self.home = home
+        self.replies: list[Reply] = []
+        self.link = Switch(SqlLink("WLCE", lambda: dsn))
+
+    @property
+    def battery_kw(self) -> float:
+        return self.server.site.battery("WLCE-BESS-01").power_kw
+
+    def edge(self, plan: str = PLAN, recording: str = "1s") -> EdgeRuntime:
+        for old, new in FAST.items():
+            plan = plan.replace(old, new)
+        path = self.home / "site.yaml"
+        path.write_text(f"site: WLCE\nrecording: {{polling_interval: {recording}}}\n{plan}")
+        return EdgeRuntime(load_site_file(path), self.link, self.home, platform=self.dsn)
+
+    async def rows(self, query: str) -> Rows:
+        return await (await self.db.execute(query.encode())).fetchall()
+
+    async def stored(self) -> int:
+        query = "SELECT (SELECT count(*) FROM flux.mg_meter_readings) + (SELECT count(*) FROM flux.mg_bess_readings)"
+        return int((await self.rows(query))[0][0])
+
+    async def until(self, what: Callable[[], Awaitable[bool] | bool], within_s: float = 10.0) -> None:
+        async with asyncio.timeout(within_s):
+            while True:
+                now = what()
+                if now if isinstance(now, bool) else await now:
+                    return
+                await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def plant(
+    make_site: Callable[..., SimulatedSite], dsn: str, db: AsyncConnection[Any], tmp_path: Path
+) -> AsyncIterator[Plant]:
+    site = make_site(load_kw=40, start=system_clock(), port=0)
+    replies: list[Reply] = []
+    async with SimulatorServer(site, system_clock, on_reply=replies.append) as server:
+        plant = Plant(server, dsn, db, tmp_path)
+        plant.replies = replies
+        for device in server.devices:
+            new = NewDevice(name=device.name, type=device.type, site="WLCE", metadata=device.metadata)
+            await add_device(db, new, actor="test")
+        yield plant
+
+
+async def test_it_polls_controls_and_stores(plant: Plant) -> None:
+    async with plant.edge() as edge:
+        await plant.until(lambda: abs(plant.battery_kw - 40) < 0.1)
+
+        async def enough() -> bool:
+            return await plant.stored() >= 15 and edge.recorder.depth == 0
+
+        await plant.until(enough)
+        status = json.loads(edge.status_file.read_text())
+    assert plant.battery_kw == pytest.approx(0, abs=0.1) or await settled(plant)
+    devices = await list_devices(plant.db, site="WLCE")
+    assert {device.state for device in devices} == {DeviceState.ACTIVE}
+    per_device = await plant.rows(
+        "SELECT d.name, count(*) FROM flux.mg_device_registry d JOIN"
+        " (SELECT device_id FROM flux.mg_meter_readings UNION ALL SELECT device_id FROM flux.mg_bess_readings) r"
+        " ON r.device_id = d.id GROUP BY d.name"
+    )
+    assert {name for name, _ in per_device} == {device.name for device in devices}
+    sources = await plant.rows("SELECT DISTINCT command_source FROM flux.mg_bess_readings")
+    assert (3,) in sources
+    assert await plant.rows("SELECT * FROM flux.rejected_readings") == []
+    assert status["controller"]["effective"] == "import_avoidance"
+    assert status["alarms"] == []
+    assert {row["name"] for row in status["devices"]} == {device.name for device in devices}
+
+
+async def settled(plant: Plant) -> bool:
+    await plant.until(lambda: abs(plant.battery_kw) < 0.1)
+    return True
+
+
+async def test_every_reading_comes_from_one_reply_of_its_device(plant: Plant) -> None:
+    async with plant.edge() as edge:
+        await plant.until(lambda: edge.recorder.recorded >= 15)
+    assert await plant.stored() == edge.recorder.recorded
+    counters = await plant.rows(
+        "SELECT count(*), count(DISTINCT (device_id, date_trunc('second', time))) FROM flux.mg_meter_readings"
+    )
+    assert counters[0][0] == counters[0][1]  # one in each second
+
+
+async def test_the_platform_being_away_stops_neither_polling_nor_control(plant: Plant) -> None:
+    async with plant.edge() as edge:
+        await plant.until(lambda: abs(plant.battery_kw - 40) < 0.1)
+        plant.link.away = True
+        controller = edge.site.controller
+        assert controller is not None
+        cycles, before = controller.cycles, edge.recorder.recorded
+        await plant.until(lambda: controller.cycles >= cycles + 10)
+        await plant.until(lambda: edge.recorder.recorded >= before + 10)
+        assert "platform_away" in [alarm.key for alarm in edge.alarms.active]
+        plant.link.away = False
+        await plant.until(lambda: edge.recorder.depth == 0, 20)
+        assert edge.alarms.active == ()
+    assert await plant.stored() == edge.recorder.recorded
+
+
+async def test_it_starts_and_controls_from_what_it_learned(plant: Plant) -> None:
+    async with plant.edge():
+        await plant.until(lambda: abs(plant.battery_kw - 40) < 0.1)
+    await settled(plant)
+    plant.link.away = True
+    async with plant.edge() as edge:
+        await plant.until(lambda: abs(plant.battery_kw - 40) < 0.1)
+        await plant.until(lambda: edge.recorder.depth >= 5)
+    plant.link.away = False
+    async with plant.edge() as edge:
+        await plant.until(lambda: edge.recorder.depth == 0)
+    assert (await plant.rows("SELECT count(*) FROM flux.rejected_readings"))[0] == (0,)
+
+
+async def test_maintenance_ends_control_and_polling_at_once(plant: Plant) -> None:
+    async with plant.edge() as edge:
+        await plant.until(lambda: abs(plant.battery_kw - 40) < 0.1)
+        await plant.db.execute(
+            "UPDATE flux.mg_device_registry SET active = false, state = 'maintenance' WHERE name = 'WLCE-BESS-01'"
+        )
+        await plant.until(lambda: abs(plant.battery_kw) < 0.1)
+        controller = edge.site.controller
+        assert controller is not None
+        await plant.until(lambda: controller.last is not None and controller.last.target_power_kw is None)
+        assert controller.last is not None
+        assert controller.last.reason.startswith("WLCE-BESS-01 is in maintenance")
+        reads = sum(reply.device == "WLCE-BESS-01" for reply in plant.replies)
+        cycles = controller.cycles
+        await plant.until(lambda: controller.cycles > cycles + 5)
+        assert sum(reply.device == "WLCE-BESS-01" for reply in plant.replies) == reads
+        await plant.db.execute(
+            "UPDATE flux.mg_device_registry SET active = true, state = 'testing' WHERE name = 'WLCE-BESS-01'"
+        )
+        await plant.until(lambda: abs(plant.battery_kw - 40) < 0.1)
+        device = await get_device(plant.db, "WLCE-BESS-01")
+        await plant.until(lambda: edge.site.devices[device.id].device.state is DeviceState.ACTIVE)
+
+
+async def test_a_meter_that_is_decommissioned_makes_the_controller_rest(plant: Plant) -> None:
+    async with plant.edge() as edge:
+        await plant.until(lambda: abs(plant.battery_kw - 40) < 0.1)
+        await plant.db.execute(
+            "UPDATE flux.mg_device_registry SET state = 'decommissioned' WHERE name = 'WLCE-GRID-METER'"
+        )
+        await plant.until(lambda: abs(plant.battery_kw) < 0.1)
+        alarms = {alarm.key: alarm.text for alarm in edge.alarms.active}
+        assert alarms["plan"].startswith("site_meter: 'WLCE-GRID-METER' is no device of site WLCE")
+
+
+async def test_a_restarted_modbus_server_is_found_again(plant: Plant) -> None:
+    async with plant.edge():
+        await plant.until(lambda: abs(plant.battery_kw - 40) < 0.1)
+        await plant.server.stop()
+        await plant.server.start()
+        plant.server.site.restart_device("WLCE-BESS-01")
+        await plant.until(lambda: abs(plant.battery_kw - 40) < 0.1, 20)
+
+
+async def test_an_unknown_device_is_one_line_and_leaves_nothing_behind(plant: Plant) -> None:
+    edge = plant.edge(PLAN.replace("site_meter: WLCE-GRID-METER", "site_meter: WLCE-GRID-METR"))
+    with pytest.raises(InputError) as caught:
+        await edge.start()
+    assert str(caught.value) == (
+        f"{plant.home}/site.yaml:5: controller.site_meter: 'WLCE-GRID-METR' is no device of site WLCE;"
+        " did you mean 'WLCE-GRID-METER'?"
+    )
+    assert not (plant.home / "edge").exists()
+    assert plant.replies == []
+
+
+async def test_a_second_edge_of_the_site_is_refused_and_the_first_goes_on(plant: Plant) -> None:
+    async with plant.edge() as first:
+        second = EdgeRuntime(plant_file(plant), plant.link, plant.home / "other", platform=plant.dsn)
+        with pytest.raises(ConflictError, match="site WLCE: an edge runs here already"):
+            await second.start()
+        recorded = first.recorder.recorded
+        await plant.until(lambda: first.recorder.recorded > recorded)
+
+
+def plant_file(plant: Plant) -> Any:
+    return load_site_file(plant.home / "site.yaml")
+
+
+async def test_a_battery_without_command_timeout_is_refused_unless_accepted(plant: Plant) -> None:
+    await plant.db.execute(
+        'UPDATE flux.mg_device_registry SET metadata = metadata || \'{"template": "powerpack_bess"}\''
+        " WHERE name = 'WLCE-BESS-01'"
+    )
+    with pytest.raises(InputError, match=r"site.yaml:\d+: controller.bess\[0\]: .*no command timeout.*accepted"):
+        await plant.edge().start()
