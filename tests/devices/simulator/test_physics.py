@@ -5,7 +5,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux.devices.simulator.physics import (
@@ -46,6 +46,7 @@ def through_kwh(segments: list[Segment]) -> tuple[float, float]:
     return into, out
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(battery=batteries(), steps=st.lists(st.tuples(durations, powers), min_size=1, max_size=8))
 def test_what_is_stored_is_what_went_through_the_meter(battery: Battery, steps: list[tuple[float, float]]) -> None:
     for duration_s, set_point_kw in steps:
@@ -58,6 +59,7 @@ def test_what_is_stored_is_what_went_through_the_meter(battery: Battery, steps: 
         assert 0 <= battery.energy_kwh <= 500
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(battery=batteries(), steps=st.lists(st.tuples(durations, powers), min_size=1, max_size=8))
 def test_power_never_leaves_the_limits_or_changes_sign_within_a_segment(
     battery: Battery, steps: list[tuple[float, float]]
@@ -70,6 +72,7 @@ def test_power_never_leaves_the_limits_or_changes_sign_within_a_segment(
             assert segment.start_kw * segment.end_kw >= 0
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(battery=batteries(), duration_s=st.floats(0.01, 3600), cuts=st.lists(st.floats(0, 1), max_size=5))
 def test_a_step_cut_into_pieces_comes_out_the_same(battery: Battery, duration_s: float, cuts: list[float]) -> None:
     whole = Battery(
@@ -177,6 +180,7 @@ steps_of_a_site = st.lists(
 )
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(first=batteries(), second=batteries(), steps=steps_of_a_site)
 def test_the_meters_of_a_site_balance_at_each_step(
     first: Battery, second: Battery, steps: list[tuple[float, float, float, float, float]]
@@ -203,6 +207,7 @@ def test_the_meters_of_a_site_balance_at_each_step(
     assert rise <= net(storage.active) + 1e-6
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(battery=batteries(), steps=steps_of_a_site)
 def test_the_battery_s_meter_accounts_for_what_it_stores(
     battery: Battery, steps: list[tuple[float, float, float, float, float]]
@@ -216,6 +221,7 @@ def test_the_battery_s_meter_accounts_for_what_it_stores(
     assert battery.energy_kwh - before == pytest.approx(0.9 * counter.imported - counter.exported, abs=1e-6)
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(load_kw=st.floats(0, 300), balanced_kw=powers)
 def test_power_factor_and_phases_are_consistent(load_kw: float, balanced_kw: float) -> None:
     meter = Meter(LoadShape(phases=(0.5, 0.3, 0.2), power_factor=0.9))
