@@ -1,11 +1,16 @@
 """Migrations: from nothing to the newest schema, twice at once, and what a new metric does."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
+from alembic import op
+from sqlalchemy.exc import OperationalError
 
-from flux.model import BESS_METRICS, METER_METRICS
+from flux.errors import RefusedError
+from flux.model import BESS_METRICS, METER_METRICS, Metric, MetricKind
+from flux.store import migrate as migrate_module
 from flux.store.migrate import READINGS_TABLES, SQL_TYPES, migrate, status
 
 
@@ -44,3 +49,83 @@ def test_readings_columns_are_the_model(dsn: str, table: str) -> None:
         *((metric.name, SQL_TYPES[metric.kind]) for metric in metrics),
     ]
     assert columns(dsn, table) == expected
+
+
+@pytest.fixture
+def new_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model of a later version: one more metric of each kind."""
+    metrics = tuple(Metric(f"new_{kind}", kind, "") for kind in MetricKind)
+    monkeypatch.setitem(migrate_module.READINGS_TABLES, "mg_bess_readings", (*BESS_METRICS, *metrics))
+
+
+@pytest.mark.usefixtures("new_metric")
+def test_a_new_metric_becomes_a_column_with_its_check(dsn: str) -> None:
+    added = tuple(f"mg_bess_readings.new_{kind}" for kind in MetricKind)
+    assert status(dsn).missing_columns == added
+    assert migrate(dsn).columns_added == added
+    assert columns(dsn, "mg_bess_readings")[-3:] == [
+        ("new_level", "real"),
+        ("new_counter", "double precision"),
+        ("new_code", "smallint"),
+    ]
+    assert not migrate(dsn).changed
+    with psycopg.connect(dsn) as connection:
+        connection.execute("INSERT INTO flux.mg_device_registry (name, type, site) VALUES ('B', 'bess', 'WLCE')")
+        connection.execute("SELECT flux.ensure_partitions('flux.mg_bess_readings', now(), now())")
+        insert = "INSERT INTO flux.mg_bess_readings (time, device_id, new_counter) SELECT now(), id, %s"
+        connection.execute(f"{insert} FROM flux.mg_device_registry", (1.0,))
+        with pytest.raises(psycopg.errors.CheckViolation):
+            connection.execute(f"{insert} FROM flux.mg_device_registry", (-1.0,))
+
+
+def test_repeatable_sql_is_applied_when_it_changes(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        migrate_module, "_repeatable", lambda: {"extra": "CREATE OR REPLACE VIEW flux.extra AS SELECT 1 AS n"}
+    )
+    assert status(dsn).stale_objects == ("extra",)
+    assert migrate(dsn).objects_applied == ("extra",)
+    assert migrate(dsn).objects_applied == ()
+    broken = "CREATE OR REPLACE VIEW flux.extra AS SELECT 2 AS n; SELECT 1 / 0"
+    monkeypatch.setattr(migrate_module, "_repeatable", lambda: {"extra": broken})
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        migrate(dsn)
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("SELECT n FROM flux.extra").fetchone() == (1,)
+
+
+def test_a_schema_newer_than_the_program_is_left_alone(dsn: str) -> None:
+    with psycopg.connect(dsn) as connection:
+        connection.execute("UPDATE flux.schema_version SET version_num = '9999'")
+    with pytest.raises(RefusedError, match="9999"):
+        migrate(dsn)
+    assert not status(dsn).current
+
+
+def test_a_session_killed_midway_leaves_the_version_before(empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend of the second migration is killed inside it: the first stays, the second is not there at all."""
+    real = migrate_module.run_migration_file
+
+    def run_and_die(name: str) -> None:
+        real(name)
+        if name.startswith("0002"):
+            backend = op.get_bind().connection.driver_connection
+            assert backend is not None
+            with psycopg.connect(empty_dsn, autocommit=True) as killer:
+                killer.execute("SELECT pg_terminate_backend(%s, 5000)", (backend.info.backend_pid,))
+
+    monkeypatch.setattr(migrate_module, "run_migration_file", run_and_die)
+    with pytest.raises(OperationalError):
+        migrate(empty_dsn)
+    found = status(empty_dsn)
+    assert (found.version, found.pending) == ("0001", ("0002",))
+    assert columns(empty_dsn, "mg_meter_readings") == []
+    monkeypatch.undo()
+    assert migrate(empty_dsn).version_before == "0001"
+    assert status(empty_dsn).current
+
+
+def test_every_migration_file_has_its_revision() -> None:
+    folder = Path(migrate_module.__file__).parent
+    files = sorted(path.stem for path in (folder / "sql" / "migrations").glob("*.sql"))
+    revisions = sorted(path.stem.removeprefix("r") for path in (folder / "revisions").glob("r*.py"))
+    assert files == revisions

@@ -1,10 +1,10 @@
 """Runs ``sql/migrations/0001_tables.sql``."""
 
-from flux.store.migrate import run_migration_file
+from flux.store import migrate
 
 revision = "0001"
 down_revision = None
 
 
 def upgrade() -> None:
-    run_migration_file("0001_tables.sql")
+    migrate.run_migration_file("0001_tables.sql")
