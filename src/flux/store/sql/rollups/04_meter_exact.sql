@@ -135,16 +135,19 @@ DECLARE
 @counter{, }        '%m%'
     ];
     n          CONSTANT integer := %counters%;
+    -- times are counted in whole microseconds: exact in a double, so that limits are met or not, never nearly
+    second     CONSTANT double precision := 1000000;
+    bucket     CONSTANT double precision := 300 * second;
     known      text[];            -- counters that the device ever reported
     cut        timestamptz;
-    gap_s      double precision;
     gap        interval;
+    gap_us     double precision;
     max_kw     double precision;
     widths     double precision[];
     before_at  timestamptz;
     after_at   timestamptz;
     times      timestamptz[];     -- readings, in order of time …
-    secs       double precision[];  -- … in seconds after lo …
+    us         double precision[];  -- … in microseconds after lo …
     vals       double precision[];  -- … and their counters [reading][counter]
     rows       integer;
     buckets    integer;
@@ -167,29 +170,29 @@ DECLARE
     decided    integer;
     slot       integer;
     x_at       timestamptz;       -- the last good reading
-    x_s        double precision;
+    x_us        double precision;
     x_v        double precision;
-    y_s        double precision;
+    y_us        double precision;
     y_v        double precision;
     step       double precision;
     carried    double precision;
     kind       text;
 BEGIN
-    SELECT d.counters, flux.rollup_first_open_hour(d.cut), flux.gap_limit_seconds(r.metadata),
+    SELECT d.counters, flux.rollup_first_open_hour(d.cut), flux.gap_limit_seconds(r.metadata) * second,
            CASE WHEN jsonb_typeof(r.metadata -> 'max_power_kw') = 'number'
                 THEN (r.metadata ->> 'max_power_kw')::double precision ELSE 'Infinity' END,
            ARRAY(SELECT flux.counter_width(r.metadata, u.name) FROM unnest(names) WITH ORDINALITY u(name, k) ORDER BY u.k)
-    INTO known, cut, gap_s, max_kw, widths
+    INTO known, cut, gap_us, max_kw, widths
     FROM flux.rollup_devices d JOIN flux.mg_device_registry r ON r.id = d.device_id WHERE d.device_id = of_device;
-    gap := make_interval(secs => gap_s);
+    gap := make_interval(secs => gap_us / second);
 
     LOOP
         -- ── what to read ──
         before_at := flux.rollup_context_before(of_device, lo, cardinality(known), gap);
         after_at := flux.rollup_context_after(of_device, hi, cardinality(known), gap);
-        SELECT array_agg(x.time ORDER BY x.time), array_agg(date_part('epoch', x.time - lo) ORDER BY x.time),
+        SELECT array_agg(x.time ORDER BY x.time), array_agg(round(date_part('epoch', x.time - lo) * second) ORDER BY x.time),
                array_agg(x.v ORDER BY x.time)
-        INTO times, secs, vals
+        INTO times, us, vals
         FROM (
             SELECT r.time, ARRAY[
 @counter{, }                r.%m%
@@ -204,8 +207,8 @@ BEGIN
             WHERE (before_at IS NULL OR after_at IS NULL) AND names[c.k] = ANY (known)
         ) x;
         rows := coalesce(cardinality(times), 0);
-        span := date_part('epoch', hi - lo);
-        buckets := (span / 300)::integer;
+        span := round(date_part('epoch', hi - lo) * second);
+        buckets := (span / bucket)::integer;
         delta := array_fill(NULL::double precision, ARRAY[buckets * n]);
         low := delta;
         reach_lo := 0;
@@ -226,7 +229,7 @@ BEGIN
                     i := i + 1;
                     CONTINUE;
                 END IF;
-                y_s := secs[i];
+                y_us := us[i];
                 IF x_at IS NOT NULL AND y_v < x_v THEN
                     -- a fall: back within 3 readings or 5 minutes, whichever is longer, but at most 2 hours?
                     seen := 0;
@@ -236,7 +239,7 @@ BEGIN
                     WHILE j <= rows LOOP
                         IF vals[j][k] IS NOT NULL THEN
                             seen := seen + 1;
-                            IF secs[j] > y_s + 7200 OR (seen > 3 AND secs[j] > y_s + 300) THEN
+                            IF us[j] > y_us + 7200 * second OR (seen > 3 AND us[j] > y_us + 300 * second) THEN
                                 decided := j;
                                 EXIT;
                             ELSIF vals[j][k] >= x_v THEN
@@ -247,24 +250,24 @@ BEGIN
                         j := j + 1;
                     END LOOP;
                     IF back IS NULL AND decided IS NULL THEN  -- the readings end here: V stays flat until it is decided
-                        IF x_s < span THEN
+                        IF x_us < span THEN
                             skipped := false;
                             events := events || (of_device, names[k], times[i], 'undecided', y_v, x_at, x_v, NULL, NULL, false)::flux.counter_events;
-                            reach_lo := least(reach_lo, x_s);
-                            reach_hi := greatest(reach_hi, secs[rows]);
+                            reach_lo := least(reach_lo, x_us);
+                            reach_hi := greatest(reach_hi, us[rows]);
                         END IF;
                         EXIT;
                     END IF;
                     IF back IS NOT NULL THEN
-                        IF secs[back] >= 0 AND x_s < span THEN
+                        IF us[back] >= 0 AND x_us < span THEN
                             events := events || (of_device, names[k], times[i], 'glitch', y_v, x_at, x_v, NULL, times[back], false)::flux.counter_events;
-                            reach_lo := least(reach_lo, x_s);
-                            reach_hi := greatest(reach_hi, secs[back]);
+                            reach_lo := least(reach_lo, x_us);
+                            reach_hi := greatest(reach_hi, us[back]);
                         END IF;
                         i := back;
                         CONTINUE;
                     END IF;
-                    carried := max_kw * (y_s - x_s) / 3600;
+                    carried := max_kw * (y_us - x_us) / (3600 * second);
                     IF x_v <= widths[k] AND widths[k] - x_v + y_v <= least(widths[k] / 10, carried) THEN
                         kind := 'rollover';
                         step := widths[k] - x_v + y_v;
@@ -275,47 +278,47 @@ BEGIN
                         kind := 'correction';
                         step := 0;
                     END IF;
-                    IF y_s >= 0 AND x_s < span THEN
+                    IF y_us >= 0 AND x_us < span THEN
                         events := events || (of_device, names[k], times[i], kind, y_v, x_at, x_v, step, times[decided], false)::flux.counter_events;
-                        reach_lo := least(reach_lo, x_s);
-                        reach_hi := greatest(reach_hi, y_s);
+                        reach_lo := least(reach_lo, x_us);
+                        reach_hi := greatest(reach_hi, y_us);
                     END IF;
                 ELSE
                     step := y_v - x_v;
                 END IF;
 
                 -- the line from x to y
-                IF x_at IS NOT NULL AND y_s >= 0 AND x_s < span THEN
-                    IF sure_from[k] = '-infinity' AND x_s < 0 THEN
+                IF x_at IS NOT NULL AND y_us >= 0 AND x_us < span THEN
+                    IF sure_from[k] = '-infinity' AND x_us < 0 THEN
                         sure_from[k] := x_at;
                     END IF;
                     skipped := false;
-                    IF y_s - x_s > gap_s THEN
+                    IF y_us - x_us > gap_us THEN
                         gaps := gaps || (of_device, names[k], x_at, times[i], step)::flux.rollup_gaps;
                     ELSE
-                        FOR b IN greatest(floor(x_s / 300)::integer, 0) .. least(ceil(y_s / 300)::integer, buckets) - 1 LOOP
+                        FOR b IN greatest(floor(x_us / bucket)::integer, 0) .. least(ceil(y_us / bucket)::integer, buckets) - 1 LOOP
                             slot := b * n + k;
                             delta[slot] := coalesce(delta[slot], 0)
-                                + step * ((least(y_s, (b + 1) * 300) - greatest(x_s, b * 300)) / (y_s - x_s));
+                                + step * ((least(y_us, (b + 1) * bucket) - greatest(x_us, b * bucket)) / (y_us - x_us));
                         END LOOP;
                     END IF;
                 END IF;
-                IF y_s >= 0 AND y_s < span THEN
-                    slot := floor(y_s / 300)::integer * n + k;
+                IF y_us >= 0 AND y_us < span THEN
+                    slot := floor(y_us / bucket)::integer * n + k;
                     delta[slot] := coalesce(delta[slot], 0);
                     low[slot] := least(low[slot], y_v);
                     skipped := false;
                 END IF;
                 x_at := times[i];
-                x_s := y_s;
+                x_us := y_us;
                 x_v := y_v;
-                IF x_s >= span THEN
+                IF x_us >= span THEN
                     sure_upto[k] := x_at;
                     EXIT;
                 END IF;
                 i := i + 1;
             END LOOP;
-            IF x_s < 0 AND x_at IS NOT NULL AND sure_from[k] = '-infinity' THEN
+            IF x_us < 0 AND x_at IS NOT NULL AND sure_from[k] = '-infinity' THEN
                 sure_from[k] := x_at;  -- nothing good after it
             END IF;
             IF skipped AND NOT (forced AND names[k] = ANY (known)) THEN
@@ -325,8 +328,8 @@ BEGIN
 
         last_lo := lo;
         last_hi := hi;
-        hi := greatest(hi, lo + make_interval(secs => floor(reach_hi / 300) * 300 + 300 * (reach_hi > span)::integer));
-        lo := greatest(lo + make_interval(secs => floor(reach_lo / 300) * 300), least(lo, coalesce(cut, '-infinity')));
+        hi := greatest(hi, lo + make_interval(secs => 300 * (floor(reach_hi / bucket) + (reach_hi > span)::integer)));
+        lo := greatest(lo + make_interval(secs => 300 * floor(reach_lo / bucket)), least(lo, coalesce(cut, '-infinity')));
         EXIT WHEN lo = last_lo AND hi = last_hi;
     END LOOP;
 

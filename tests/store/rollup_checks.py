@@ -1,0 +1,103 @@
+"""What the rollups of a device should be by the reference, against what the database holds."""
+
+from collections import defaultdict
+from fractions import Fraction
+from typing import Any
+from uuid import UUID
+
+from psycopg import Connection
+from tests.store.rollup_reference import BUCKET, HOUR, Limits, Series, deltas, gaps, series
+
+COUNTERS = ("energy_imported_active", "energy_exported_active", "energy_imported_phase_b_active")
+"""The counters that the tests use; the engine's text is the same for every counter."""
+POWER = "power_total_active"
+TABLES = {
+    BUCKET: "mg_meter_readings_5m_intermediate",
+    HOUR // 2: "mg_meter_readings_30m_intermediate",
+    HOUR: "mg_meter_readings_1h",
+}
+MICROSECONDS = "(extract(epoch FROM {}) * 1000000)::bigint"
+
+
+def check(conn: Connection[Any], device: UUID, limits: Limits) -> None:
+    """Compare all levels, gaps and counter events of a device with the reference, from the readings as stored."""
+    raw = conn.execute(
+        f"SELECT {MICROSECONDS.format('time')}, {', '.join(COUNTERS)}, {POWER} "
+        "FROM flux.mg_meter_readings WHERE device_id = %s ORDER BY time",
+        [device],
+    ).fetchall()
+    by_counter = {
+        name: series([(row[0], Fraction(row[k])) for row in raw if row[k] is not None], limits)
+        for k, name in enumerate(COUNTERS, start=1)
+    }
+    for width, table in TABLES.items():
+        _check_level(conn, device, limits, width, table, raw, by_counter)
+    _check_lists(conn, device, limits, by_counter)
+
+
+def _check_level(
+    conn: Connection[Any],
+    device: UUID,
+    limits: Limits,
+    width: int,
+    table: str,
+    raw: list[tuple[Any, ...]],
+    by_counter: dict[str, Series],
+) -> None:
+    readings = defaultdict(list)
+    for row in raw:
+        readings[row[0] // width * width].append(row)
+    expected = {name: deltas(counter, limits, width) for name, counter in by_counter.items()}
+    columns = ", ".join(f"{c}_delta, {c}_min" for c in COUNTERS)
+    rows = conn.execute(
+        f"SELECT {MICROSECONDS.format('time_b')}, samples, {POWER}_avg, {POWER}_min, {POWER}_max, {columns} "
+        f"FROM flux.{table} WHERE device_id = %s ORDER BY time_b",
+        [device],
+    ).fetchall()
+    assert [row[0] for row in rows] == sorted(set(readings).union(*expected.values())), table
+    for time_b, samples, mean, lowest, highest, *counted in rows:
+        here = readings[time_b]
+        assert samples == len(here), (table, time_b)
+        powers = [row[-1] for row in here if row[-1] is not None]
+        assert (lowest, highest) == ((min(powers), max(powers)) if powers else (None, None))
+        if powers:
+            exact = sum(map(Fraction, powers), Fraction(0)) / len(powers)
+            assert abs(mean - exact) <= abs(exact) * Fraction(1, 2**23), (table, time_b)  # as near as `real` can be
+        for k, name in enumerate(COUNTERS):
+            where = (table, time_b, name)
+            _check_delta(counted[2 * k], expected[name].get(time_b), where)
+            good = [value for time, value in by_counter[name].good if time // width * width == time_b]
+            assert counted[2 * k + 1] == (min(good) if good else None), where
+
+
+def _check_delta(actual: float | None, exact: Fraction | None, where: tuple[Any, ...]) -> None:
+    if actual is None or exact is None:
+        assert actual is exact, (*where, actual, exact)
+    else:
+        assert abs(actual - exact) <= max(exact, Fraction(1)) / 10**9, (*where, actual, float(exact))
+
+
+def _check_lists(conn: Connection[Any], device: UUID, limits: Limits, by_counter: dict[str, Series]) -> None:
+    listed = conn.execute(
+        f"SELECT counter, {MICROSECONDS.format('from_time')}, {MICROSECONDS.format('to_time')}, step "
+        "FROM flux.rollup_gaps WHERE device_id = %s ORDER BY 1, 2",
+        [device],
+    ).fetchall()
+    expected = sorted(
+        (name, line.start, line.end, line.step) for name, c in by_counter.items() for line in gaps(c, limits)
+    )
+    assert [row[:3] for row in listed] == [line[:3] for line in expected]
+    for row, line in zip(listed, expected, strict=True):
+        _check_delta(row[3], line[3], row[:2])
+    events = conn.execute(
+        f"SELECT counter, {MICROSECONDS.format('time')}, kind FROM flux.counter_events WHERE device_id = %s ORDER BY 1, 2",
+        [device],
+    ).fetchall()
+    assert events == sorted((name, fall.time, fall.kind) for name, c in by_counter.items() for fall in c.falls)
+    for name, counter in by_counter.items():
+        (row_sum,) = conn.execute(
+            f"SELECT coalesce(sum({name}_delta), 0) FROM flux.mg_meter_readings_1h WHERE device_id = %s", [device]
+        ).fetchone() or (None,)
+        counted = sum((line.step for line in counter.lines), Fraction(0))
+        in_gaps = sum(row[3] for row in listed if row[0] == name)
+        _check_delta(row_sum + in_gaps, counted, (name, "rows and gaps"))

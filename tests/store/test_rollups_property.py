@@ -1,0 +1,236 @@
+"""Whatever the readings and the order in which they come, the rollups are those of the reference."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg import Connection
+from psycopg.types.json import Jsonb
+from tests.store.rollup_checks import COUNTERS, POWER, check
+from tests.store.rollup_reference import HOUR, MINUTE, US, Limits
+
+START = datetime(2026, 1, 5, 22, 58, 30, tzinfo=UTC)
+WIDTH = 10_000.0
+Row = tuple[int, float | None, float | None, float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something that happens between two refreshes; places count from the rows stored."""
+
+    kind: str
+    place: int
+    value: float
+
+
+STEPS = st.one_of(
+    st.sampled_from([MINUTE] * 8 + [US, 20 * US, 5 * MINUTE, 5 * MINUTE + 1, 17 * MINUTE, HOUR]),
+    st.sampled_from([3 * HOUR, 24 * HOUR, 24 * HOUR + 1, 30 * HOUR, 2 * HOUR]),
+    st.integers(1, 10 * MINUTE),
+)
+MOVES = st.sampled_from(["up"] * 10 + ["none"] * 2 + ["zero", "low", "reset", "restart", "fix", "wrap"])
+"""What a counter does from one reading to the next; ``none``: it is not in the reading."""
+RISES = st.sampled_from([0.0, 0.1, 0.37, 1.5, 250.25])
+
+
+@st.composite
+def timelines(draw: st.DrawFn) -> list[Row]:
+    """The readings of one device in time order."""
+    # half of them mostly as a sound meter reports: each minute, all counters, rising
+    sound = draw(st.booleans())
+    steps = draw(st.lists(st.just(MINUTE) | STEPS if sound else STEPS, min_size=1, max_size=30))
+    moves_drawn = st.sampled_from(["up"] * 15 + ["zero", "none", "reset"]) if sound else MOVES
+    counters = [draw(st.sampled_from([0.0, 9_990.0, 123_456.78])) for _ in COUNTERS]
+    together = draw(st.booleans())
+    time = 0
+    rows: list[Row] = []
+    for step in steps:
+        time += step
+        moves = [draw(moves_drawn)] * len(COUNTERS) if together else [draw(moves_drawn) for _ in COUNTERS]
+        values = []
+        for k, move in enumerate(moves):
+            counters[k], value = _moved(move, counters[k], draw(RISES))
+            values.append(value)
+        power = draw(st.sampled_from([None, 0.0, 16.7, -16.7, 1000.1]))
+        rows.append((time, values[0], values[1], values[2], power))
+    return rows
+
+
+def _moved(move: str, counter: float, rise: float) -> tuple[float, float | None]:
+    """The counter afterwards, and what the reading says."""
+    if move == "none":
+        return counter, None
+    if move == "zero":
+        return counter, 0.0
+    if move == "low":
+        return counter, counter * 0.75
+    after = {"up": counter + rise, "reset": 0.0, "restart": rise, "fix": counter * 0.9}
+    after["wrap"] = counter + rise - WIDTH if counter + rise >= WIDTH else counter + rise
+    return after[move], after[move]
+
+
+ACTIONS = st.lists(
+    st.builds(
+        Action,
+        st.sampled_from(["insert", "insert", "insert", "refresh", "update", "delete", "move", "clear"]),
+        st.integers(0, 40),
+        st.sampled_from([0.0, 5.0, 123_456.9, 9_999.0]),
+    ),
+    max_size=12,
+)
+METADATA: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
+    [
+        {},
+        {"gap_limit": "3h"},
+        {"max_power_kw": 200},
+        {"counter_width": WIDTH},
+        {"counter_width": WIDTH, "max_power_kw": 900},
+    ]
+)
+
+
+@dataclass
+class Device:
+    """One device under test: the rows still to be stored, in the order in which they come."""
+
+    id: UUID
+    limits: Limits
+    waiting: list[Row]
+    stored: list[int]
+
+
+def _limits(metadata: dict[str, Any]) -> Limits:
+    power, width = metadata.get("max_power_kw"), metadata.get("counter_width")
+    return Limits(
+        gap=3 * HOUR if "gap_limit" in metadata else 24 * HOUR,
+        max_power_kw=None if power is None else Fraction(power),
+        width=None if width is None else Fraction(width),
+    )
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> tuple[list[tuple[dict[str, Any], list[Row]]], list[tuple[int, Action]]]:
+    devices = []
+    for _ in range(draw(st.integers(1, 2))):
+        rows = draw(timelines())
+        rows = draw(st.permutations(rows)) if draw(st.booleans()) else rows
+        devices.append((draw(METADATA), list(rows)))
+    actions = [(draw(st.integers(0, len(devices) - 1)), action) for action in draw(ACTIONS)]
+    return devices, actions
+
+
+@pytest.fixture
+def conn(dsn: str) -> Iterator[Connection[Any]]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SELECT flux.ensure_partitions('flux.mg_meter_readings', '2026-01-01', '2026-04-01')")
+        yield connection
+
+
+def add_device(conn: Connection[Any], metadata: dict[str, Any]) -> UUID:
+    row = conn.execute(
+        "INSERT INTO flux.mg_device_registry (name, type, site, metadata) "
+        "VALUES (gen_random_uuid()::text, 'meter', 'WLCE', %s) RETURNING id",
+        [Jsonb(metadata)],
+    ).fetchone()
+    assert row is not None
+    return UUID(str(row[0]))
+
+
+def insert(conn: Connection[Any], device: UUID, rows: list[Row]) -> None:
+    placeholders = ", ".join(["(%s, %s, %s, %s, %s, %s)"] * len(rows))
+    values = [v for row in rows for v in (device, START + timedelta(microseconds=row[0]), *row[1:])]
+    conn.execute(
+        f"INSERT INTO flux.mg_meter_readings (device_id, time, {', '.join(COUNTERS)}, {POWER}) VALUES {placeholders} "
+        "ON CONFLICT DO NOTHING",
+        values,
+    )
+
+
+def refresh(conn: Connection[Any]) -> None:
+    while conn.execute("SELECT devices FROM flux.refresh_rollups_batch()").fetchone() != (0,):
+        pass
+
+
+def act(conn: Connection[Any], device: Device, action: Action) -> None:
+    """Do one action; update, delete and move do nothing while nothing is stored."""
+    match action.kind:
+        case "refresh":
+            refresh(conn)
+            check(conn, device.id, device.limits)
+        case "insert" if device.waiting:
+            batch, device.waiting = device.waiting[: action.place + 1], device.waiting[action.place + 1 :]
+            insert(conn, device.id, batch)
+            device.stored += [row[0] for row in batch]
+        case "clear":
+            conn.execute("DELETE FROM flux.mg_meter_readings WHERE device_id = %s", [device.id])
+            device.stored.clear()
+        case "update" | "delete" | "move" if device.stored:
+            time = device.stored[action.place % len(device.stored)]
+            _change(conn, device, action, time)
+
+
+def _change(conn: Connection[Any], device: Device, action: Action, time: int) -> None:
+    where = "WHERE device_id = %s AND time = %s"
+    key = (device.id, START + timedelta(microseconds=time))
+    if action.kind == "update":
+        column = COUNTERS[action.place % len(COUNTERS)]
+        value = None if action.value == 5.0 else action.value
+        conn.execute(f"UPDATE flux.mg_meter_readings SET {column} = %s {where}", [value, *key])
+    elif action.kind == "delete":
+        conn.execute(f"DELETE FROM flux.mg_meter_readings {where}", key)
+        device.stored.remove(time)
+    else:
+        later = time + 1_234_567
+        if later not in device.stored and all(row[0] != later for row in device.waiting):
+            moved = START + timedelta(microseconds=later)
+            conn.execute(f"UPDATE flux.mg_meter_readings SET time = %s {where}", [moved, *key])
+            device.stored[device.stored.index(time)] = later
+
+
+def tell(
+    conn: Connection[Any], devices: list[tuple[dict[str, Any], list[Row]]], actions: list[tuple[int, Action]]
+) -> None:
+    told = [Device(add_device(conn, metadata), _limits(metadata), rows, []) for metadata, rows in devices]
+    for which, action in actions:
+        act(conn, told[which], action)
+    for device in told:
+        if device.waiting:
+            insert(conn, device.id, device.waiting)
+    refresh(conn)
+    for device in told:
+        check(conn, device.id, device.limits)
+    conn.execute("SELECT flux.note_rollup_change(%s)", [told[0].id])  # all of it again, by the exact path
+    refresh(conn)
+    check(conn, told[0].id, told[0].limits)
+
+
+COMMON = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@settings(COMMON, max_examples=40)
+@given(story=stories())
+def test_rollups_equal_the_reference(
+    conn: Connection[Any], story: tuple[list[tuple[dict[str, Any], list[Row]]], list[tuple[int, Action]]]
+) -> None:
+    tell(conn, *story)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@settings(COMMON, max_examples=3000)
+@given(story=stories())
+def test_rollups_equal_the_reference_at_length(
+    conn: Connection[Any], story: tuple[list[tuple[dict[str, Any], list[Row]]], list[tuple[int, Action]]]
+) -> None:
+    tell(conn, *story)
