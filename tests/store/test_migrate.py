@@ -6,7 +6,6 @@ from pathlib import Path
 import psycopg
 import pytest
 from alembic import op
-from sqlalchemy.exc import OperationalError
 
 from flux.errors import RefusedError
 from flux.model import BESS_METRICS, METER_METRICS, Metric, MetricKind
@@ -114,7 +113,7 @@ def test_a_session_killed_midway_leaves_the_version_before(empty_dsn: str, monke
                 killer.execute("SELECT pg_terminate_backend(%s, 5000)", (backend.info.backend_pid,))
 
     monkeypatch.setattr(migrate_module, "run_migration_file", run_and_die)
-    with pytest.raises(OperationalError):
+    with pytest.raises(psycopg.OperationalError):
         migrate(empty_dsn)
     found = status(empty_dsn)
     assert (found.version, found.pending) == ("0001", ("0002",))

@@ -165,15 +165,20 @@ def _run_migrations(dsn: str) -> None:
         "postgresql+psycopg://", creator=lambda: connect_sync(dsn), poolclass=sqlalchemy.NullPool
     )
     context = EnvironmentContext(config, script, fn=lambda revision, _: script._upgrade_revs("head", revision))
-    with context, engine.connect() as connection:
-        context.configure(
-            connection=connection,
-            version_table=_VERSION_TABLE,
-            version_table_schema="flux",
-            transaction_per_migration=True,
-        )
-        with context.begin_transaction():
-            context.run_migrations()
+    try:
+        with context, engine.connect() as connection:
+            context.configure(
+                connection=connection,
+                version_table=_VERSION_TABLE,
+                version_table_schema="flux",
+                transaction_per_migration=True,
+            )
+            with context.begin_transaction():
+                context.run_migrations()
+    except sqlalchemy.exc.DBAPIError as error:
+        if error.orig is None:
+            raise
+        raise error.orig from None  # the driver's own error: callers know psycopg, and nothing of SQLAlchemy
 
 
 def _missing_columns(connection: psycopg.Connection[Any]) -> list[tuple[str, Metric]]:
