@@ -7,7 +7,7 @@ from psycopg import AsyncConnection
 
 from flux.errors import ConflictError, InputError, NotFoundError, RefusedError
 from flux.model import BessMetadata, DeviceState, DeviceType
-from flux.registry import add_device, get_device, history, list_devices, parse_new_device, set_state
+from flux.registry import add_device, get_device, history, list_devices, parse_new_device, set_metadata, set_state
 
 Connection = AsyncConnection[Any]
 
@@ -117,3 +117,13 @@ def test_bad_input_names_the_field(change: dict[str, Any], expected: str) -> Non
     with pytest.raises(InputError) as caught:
         parse_new_device({**BESS, **change})
     assert expected in str(caught.value)
+
+
+async def test_setting_metadata_keeps_the_other_keys_and_refuses_what_is_impossible(db: Connection) -> None:
+    device = await add_device(db, parse_new_device(BESS), actor="ada")
+    changed = await set_metadata(db, device.id, {"port": 1502})
+    assert changed.metadata.model_dump()["noted_by"] == "Ada"
+    assert changed.metadata.port == 1502
+    with pytest.raises(InputError, match="efficiency = 2"):
+        await set_metadata(db, device.id, {"efficiency": 2})
+    assert (await get_device(db, device.id)).metadata == changed.metadata

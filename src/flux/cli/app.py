@@ -1,18 +1,25 @@
-"""``flux``: the command line. Each command calls one function of a room above; heavy imports are inside commands."""
+"""``flux``: the command line. Each command calls one function of a room above.
 
+The command modules import only typer at their top, so that ``flux --help`` and shell completion stay quick.
+"""
+
+import os
 import sys
 
 import typer
 
 import flux
+from flux.cli import control, db, demo, devices, doctor, edge, readings, serve, sim, up, worker
+from flux.cli.supervised import end_with_supervisor
 from flux.errors import FluxError
 
 app = typer.Typer(
     name="flux",
-    help="Runs battery storage fleets: polls, controls, keeps every reading, rolls it up.",
+    help="Runs battery storage fleets: polls, controls, keeps every reading, rolls it up to the watt-hour.\n\n"
+    "Start with `flux demo`: a simulated site, live, in one command.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
 )
 
 
@@ -22,8 +29,22 @@ def version() -> None:
     typer.echo(flux.__version__)
 
 
+for _command in (up.up, demo.demo, edge.edge, sim.sim, serve.serve, worker.worker, doctor.doctor):
+    app.command()(_command)
+for _name, _group in (
+    ("devices", devices.app),
+    ("readings", readings.app),
+    ("rollups", readings.rollups_app),
+    ("control", control.app),
+    ("db", db.app),
+):
+    app.add_typer(_group, name=_name)
+
+
 def main() -> None:
-    """Run the command line; an error that a person can act on is one line on stderr and its own exit code."""
+    """Run the command line; an error that a person can act on is one line on stderr and an exit code of its own."""
+    if os.environ.get("FLUX_SUPERVISED"):
+        end_with_supervisor()
     try:
         app()
     except FluxError as error:

@@ -71,6 +71,7 @@ def replay(
 
     Example: `flux control replay --plan site.yaml --steps steps.jsonl`
     """
+    import gc
     import sys
 
     from flux.control.plan import load_plan
@@ -81,6 +82,8 @@ def replay(
     for path, message in loaded.overlaps():
         typer.secho(f"warning: {plan}: {'.'.join(map(str, path))}: {message}; the first counts", fg="yellow", err=True)
     form = decision_line if as_json or not sys.stdout.isatty() else _decision_text
+    gc.freeze()  # nothing that a step makes refers to itself: looking for rings all the time would cost a tenth
+    gc.set_threshold(100_000)
     with _open_steps(steps) as lines:
         decisions = decisions_of(loaded, _told(lines, steps), str(steps), _step_length(step))
         _write(decisions, form, flush=str(steps) == "-")

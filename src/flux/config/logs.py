@@ -9,11 +9,15 @@ from flux.config.settings import Settings
 from flux.errors import InputError
 
 
-def configure_logging(settings: Settings) -> None:
-    """Set up structlog and the standard library's logging alike; called once, by the process that starts."""
+def configure_logging(settings: Settings, *, quiet: bool = False) -> None:
+    """Set up structlog and the standard library's logging alike; called once, by the process that starts.
+
+    ``quiet`` leaves out what is only informative.
+    """
     level = logging.getLevelNamesMapping().get(settings.log_level.upper())
     if level is None:
         raise InputError(f"FLUX_LOG_LEVEL={settings.log_level!r}: one of DEBUG, INFO, WARNING, ERROR")
+    level = max(level, logging.WARNING) if quiet else level
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if settings.log_json

@@ -9,6 +9,7 @@ from flux.registry.devices import (
     history,
     list_devices,
     parse_new_device,
+    set_metadata,
     set_state,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "history",
     "list_devices",
     "parse_new_device",
+    "set_metadata",
     "set_state",
 ]

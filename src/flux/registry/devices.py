@@ -122,6 +122,23 @@ async def get_device(conn: AsyncConnection[Any], name_or_id: str | UUID) -> Devi
     return _device(row)
 
 
+async def set_metadata(conn: AsyncConnection[Any], device_id: DeviceId, changes: dict[str, Any]) -> Device:
+    """Set these keys of a device's metadata and keep the others; checked whole before anything is written."""
+    async with conn.transaction():
+        cursor = await conn.execute(
+            "SELECT name, type, metadata FROM flux.mg_device_registry WHERE id = %s FOR UPDATE", (device_id,)
+        )
+        row = await cursor.fetchone()
+        if row is None:
+            raise NotFoundError(f"no device with id {device_id}")
+        name, kind, metadata = row
+        parse_metadata(DeviceType(kind), metadata | changes, name)
+        await conn.execute(
+            "UPDATE flux.mg_device_registry SET metadata = metadata || %s WHERE id = %s", (Jsonb(changes), device_id)
+        )
+    return await get_device(conn, device_id)
+
+
 async def set_state(
     conn: AsyncConnection[Any],
     device_id: DeviceId,

@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 
 from flux.errors import InputError
 from flux.model import Device, DeviceType
+from flux.store import rollups as store_rollups
 from flux.store.ingest import KIND_BY_NAME, Kind
 
 RollupLevel = Literal["5m", "30m", "1h"]
@@ -75,6 +76,12 @@ async def rollups(
            WHERE device_id = %(id)s AND time_b >= %(since)s AND time_b < %(until)s ORDER BY time_b"""
     ).format()
     return await _fetch(conn, query, bounds)
+
+
+async def rollup_lag_s(conn: AsyncConnection[Any]) -> float:
+    """Seconds since the oldest change that the rollups don't have yet; 0 when they have everything."""
+    lag = await store_rollups.lag(conn)
+    return 0.0 if lag is None else lag.age.total_seconds()
 
 
 def _statement(text: str, kind: Kind, alias: str | None = None) -> sql.Composed:

@@ -1,0 +1,166 @@
+"""``flux devices``: the registry."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from flux.model import Device
+
+app = typer.Typer(no_args_is_help=True, help="The registry: every device, what it is and what state it is in.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command("list")
+def list_(
+    site: Annotated[str | None, typer.Option(help="Only this site.")] = None,
+    type: Annotated[str | None, typer.Option(help="bess or meter.")] = None,
+    state: Annotated[str | None, typer.Option(help="Only devices in this state, e.g. active.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List devices (those decommissioned only with `--state decommissioned`).
+
+    Example: `flux devices list --site WLCE --state active`
+    """
+    from flux.model import DeviceState, DeviceType
+    from flux.registry import list_devices
+
+    wanted_type = _choice(DeviceType, type, "--type")
+    wanted_state = _choice(DeviceState, state, "--state")
+    found = _run(lambda conn: list_devices(conn, site=site, type=wanted_type, state=wanted_state))
+    if as_json:
+        typer.echo("[" + ",\n ".join(device.model_dump_json() for device in found) + "]")
+        return
+    _print_table(found)
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="Name or id.")], as_json: AsJson = False) -> None:
+    """Show one device with its metadata and history.
+
+    Example: `flux devices show WLCE-BESS-01`
+    """
+    from flux.registry import get_device, history
+
+    async def both(conn: Any) -> tuple["Device", list[Any]]:
+        device = await get_device(conn, name)
+        return device, await history(conn, device.id)
+
+    device, events = _run(both)
+    if as_json:
+        typer.echo(device.model_dump_json(indent=2))
+        return
+    _print_device(device, events)
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="Name, unique among devices not decommissioned.")],
+    type: Annotated[str, typer.Option(help="bess or meter.")],
+    site: Annotated[str, typer.Option(help="Site code; a new one is made by itself.")],
+    template: Annotated[str | None, typer.Option(help="Template, e.g. tesla_powerpack, acuvim2_standard.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address of its Modbus TCP server.")] = None,
+    port: Annotated[int, typer.Option(help="Port of its Modbus TCP server.")] = 502,
+    unit: Annotated[int, typer.Option(help="Modbus unit id.")] = 1,
+    metadata: Annotated[list[str] | None, typer.Option("--set", help="More metadata: key=value, repeatable.")] = None,
+) -> None:
+    """Register a device. With a template and a host it is polled from then on.
+
+    Example: `flux devices add WLCE-GRID-METER --type meter --site WLCE --template acuvim2_standard
+    --host 192.168.1.20 --set meter_type=grid --set ct_ratio=200`
+    """
+    import getpass
+
+    from flux.model import DeviceType
+    from flux.registry import add_device, parse_new_device
+
+    kind = _choice(DeviceType, type, "--type")
+    template_key = "template" if kind is DeviceType.BESS else "register_map"
+    values = {"host": host, template_key: template, "port": port, "modbus_address": unit}
+    given = {key: value for key, value in values.items() if value is not None}
+    new = parse_new_device({"name": name, "type": type, "site": site, "metadata": given | _key_values(metadata or [])})
+    device = _run(lambda conn: add_device(conn, new, actor=getpass.getuser()))
+    typer.echo(f"{device.name} is registered at {device.site}; state: {device.state}")
+
+
+def _run(work: Any) -> Any:
+    import asyncio
+
+    from flux.config import load_settings
+    from flux.store.db import connect, resolve_dsn
+
+    async def connected() -> Any:
+        async with await connect(resolve_dsn(load_settings())) as conn:
+            return await work(conn)
+
+    return asyncio.run(connected())
+
+
+def _choice(kind: Any, value: str | None, option: str) -> Any:
+    from flux.errors import InputError
+
+    if value is None:
+        return None
+    try:
+        return kind(value)
+    except ValueError:
+        raise InputError(f"{option} {value!r}: one of {', '.join(kind)}") from None
+
+
+def _key_values(pairs: list[str]) -> dict[str, Any]:
+    """``["ct_ratio=200", "model=X"]`` → ``{"ct_ratio": 200, "model": "X"}``: values are JSON where they can be."""
+    import json
+
+    from flux.errors import InputError
+
+    parsed: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise InputError(f"--set {pair!r}: write it as key=value")
+        try:
+            parsed[key] = json.loads(value)
+        except json.JSONDecodeError:
+            parsed[key] = value
+    return parsed
+
+
+def _print_table(devices: "list[Device]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not devices:
+        typer.echo("no devices; `flux devices add --help` shows how to register one")
+        return
+    table = Table(box=None, header_style="bold")
+    for column in ("name", "site", "type", "state", "active", "template", "address"):
+        table.add_column(column)
+    for device in devices:
+        metadata = device.metadata
+        address = f"{metadata.host}:{metadata.port}/{metadata.modbus_address}" if metadata.host else "–"
+        active = "yes" if device.active else "no"
+        table.add_row(
+            device.name, device.site, device.type, device.state, active, metadata.template_name or "–", address
+        )
+    Console().print(table)
+
+
+def _print_device(device: "Device", events: list[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(f"[bold]{device.name}[/bold]  {device.type} at {device.site}, {device.state}  ({device.id})")
+    values = device.metadata.model_dump(mode="json", exclude_none=True)
+    table = Table(box=None, show_header=False)
+    for key, value in values.items():
+        table.add_row(key, str(value))
+    console.print(table)
+    for event in events:
+        why = f": {event.reason}" if event.reason else ""
+        console.print(
+            f"{event.time:%Y-%m-%d %H:%M:%S} {event.from_state or '–'} → {event.to_state}"
+            f" ({event.trigger}, {event.actor or 'unknown'}){why}",
+            highlight=False,
+        )

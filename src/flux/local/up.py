@@ -1,0 +1,152 @@
+"""Everything on one machine: the database, and `edge`, `serve` and `worker` as child processes.
+
+No query can delay the control loop, since that is a process of its own.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+
+from flux.config import Settings
+from flux.edge.config import SiteFile
+from flux.edge.status import STATUS_FILE
+from flux.errors import ConflictError, UnavailableError
+from flux.local.live import LiveView
+from flux.local.ports import require_free
+from flux.local.supervisor import Child, ChildSpec, Supervisor
+from flux.store.db import database
+from flux.store.migrate import migrate
+
+_START_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What `flux up` starts. Without a site file there is no edge: just the platform."""
+
+    settings: Settings
+    site_file: SiteFile | None = None
+    before: tuple[ChildSpec, ...] = ()  # children that the edge needs, such as a simulator
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.settings.http_host}:{self.settings.http_port}"
+
+    @property
+    def status_file(self) -> Path | None:
+        """Where the edge says how it is."""
+        return None if self.site_file is None else self.site_file.state_dir(self.settings.home) / STATUS_FILE
+
+
+@contextmanager
+def migrated_database(settings: Settings) -> Iterator[str]:
+    """The DSN of a database with the newest schema, for as long as the block runs."""
+    with database(settings) as dsn:
+        migrate(dsn)
+        yield dsn
+
+
+def check_ports(settings: Settings) -> None:
+    """Raise before anything is started when HTTP's port is taken."""
+    require_free(settings.http_host, settings.http_port, "HTTP", "set FLUX_HTTP_PORT to another")
+
+
+@asynccontextmanager
+async def children(options: UpOptions, dsn: str) -> AsyncIterator[Supervisor]:
+    """Start the children and wait until HTTP answers; all are stopped, the edge first, when the block ends."""
+    home = options.settings.home
+    environment = {
+        "FLUX_DATABASE_URL": dsn,
+        "FLUX_HOME": str(home),
+        "FLUX_HTTP_HOST": options.settings.http_host,
+        "FLUX_HTTP_PORT": str(options.settings.http_port),
+    }
+    async with Supervisor(home / "logs") as supervisor:
+        for spec in options.before:
+            await supervisor.start(spec)
+        serve = await supervisor.start(ChildSpec("serve", ["serve"], environment))
+        await supervisor.start(ChildSpec("worker", ["worker"], environment))
+        if options.site_file is not None:
+            arguments = ["edge", "--site", str(options.site_file.path)]
+            await supervisor.start(ChildSpec("edge", arguments, environment))
+        await _wait_for_http(serve, options.url)
+        yield supervisor
+
+
+async def _wait_for_http(serve: Child, url: str) -> None:
+    async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                while serve.running or serve.restarts < 1:
+                    with contextlib.suppress(httpx.HTTPError):
+                        if (await client.get(f"{url}/healthz")).is_success:
+                            return
+                    await asyncio.sleep(0.1)
+    lines = " | ".join(serve.last_lines(3))
+    raise UnavailableError(f"`flux serve` did not answer at {url}; {serve.log_file} ends with: {lines}")
+
+
+@contextmanager
+def stop_requested() -> Iterator[asyncio.Event]:
+    """An event that SIGINT and SIGTERM set; a second signal while stopping changes nothing."""
+    event = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, event.set)
+    try:
+        yield event
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+@contextmanager
+def only_one(home: Path) -> Iterator[None]:
+    """Hold this home; :class:`ConflictError` when another `flux up` or `flux demo` runs in it."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "up.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ConflictError(f"Flux runs in {home} already (process {file.read().strip() or '?'})") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def run_up(options: UpOptions) -> None:
+    """Run until SIGINT or SIGTERM."""
+    console = Console()
+    settings = options.settings
+    with only_one(settings.home):
+        check_ports(settings)
+        with migrated_database(settings) as dsn:
+            asyncio.run(run_children(options, dsn, console, heading=f"Flux runs: {options.url}/docs"))
+    console.print(f"stopped; everything is kept in {settings.home}")
+
+
+async def run_children(options: UpOptions, dsn: str, console: Console, heading: str) -> None:
+    """Start the children and show the site until told to stop."""
+    with stop_requested() as stop:
+        async with children(options, dsn) as supervisor:
+            console.print(heading, soft_wrap=True)
+            console.print("Ctrl-C stops everything; what was read is kept.\n")
+            view = LiveView(console, tuple(supervisor.children), dsn, options.status_file, utc_now)
+            await view.run(stop, redraw=console.is_terminal)
+            console.print("stopping …")
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)

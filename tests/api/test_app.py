@@ -1,0 +1,136 @@
+"""The HTTP interface on a real database."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from psycopg import AsyncConnection
+
+from flux.api.app import create_app
+from flux.model import BessReading, Device, MeterReading
+from flux.registry import add_device, parse_new_device
+from flux.store import rollups
+from flux.store.ingest import ingest
+
+NOW = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
+GRID = {
+    "name": "WLCE-GRID-METER",
+    "type": "meter",
+    "site": "WLCE",
+    "metadata": {"meter_type": "grid", "register_map": "acuvim2_standard", "host": "127.0.0.1"},
+}
+BESS = {"name": "WLCE-BESS-01", "type": "bess", "site": "WLCE", "metadata": {"capacity_kwh": 500}}
+
+
+@pytest.fixture
+async def client(dsn: str) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(dsn, clock=lambda: NOW)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://flux") as http,
+    ):
+        yield http
+
+
+@pytest.fixture
+async def grid(db: AsyncConnection[Any]) -> Device:
+    """A grid meter with an hour of readings up to NOW: 60 kW drawn, so 1 kWh a minute."""
+    device = await add_device(db, parse_new_device(GRID), actor="test")
+    minutes = [NOW - timedelta(minutes=60 - minute) for minute in range(61)]
+    readings = [
+        MeterReading(device_id=device.id, time=time, power_total_active=60.0, energy_imported_active=1000.0 + minute)
+        for minute, time in enumerate(minutes)
+    ]
+    await ingest(db, readings)
+    await rollups.refresh(db)
+    return device
+
+
+async def test_health_says_that_the_database_answers(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/healthz")).json()["status"] == "ok"
+
+
+async def test_devices_can_be_filtered_and_found(client: httpx.AsyncClient, grid: Device) -> None:
+    assert [d["name"] for d in (await client.get("/v1/devices", params={"type": "meter"})).json()] == [grid.name]
+    assert (await client.get("/v1/devices", params={"site": "HMCE"})).json() == []
+    one = (await client.get(f"/v1/devices/{grid.name}")).json()
+    assert one["id"] == str(grid.id)
+    assert one["metadata"]["register_map"] == "acuvim2_standard"
+
+
+async def test_an_unknown_device_is_404_with_a_hint(client: httpx.AsyncClient, grid: Device) -> None:
+    answer = await client.get("/v1/devices/WLCE-GRID-METRE")
+    assert answer.status_code == 404
+    assert "did you mean WLCE-GRID-METER?" in answer.json()["message"]
+
+
+async def test_the_latest_reading_of_each_device(
+    client: httpx.AsyncClient, db: AsyncConnection[Any], grid: Device
+) -> None:
+    bess = await add_device(db, parse_new_device(BESS), actor="test")
+    await ingest(db, [BessReading(device_id=bess.id, time=NOW, soe=55.5, target_power=-20.125, command_source=4)])
+    rows = {row["device"]: row for row in (await client.get("/v1/readings/latest")).json()}
+    assert rows["WLCE-BESS-01"]["soe"] == 55.5
+    assert rows["WLCE-BESS-01"]["target_power"] == -20.125
+    assert rows["WLCE-GRID-METER"]["energy_imported_active"] == 1060.0
+    assert datetime.fromisoformat(rows["WLCE-GRID-METER"]["time"]) == NOW
+
+
+async def test_readings_are_half_open_and_keep_the_newest(client: httpx.AsyncClient, grid: Device) -> None:
+    span = {"start": (NOW - timedelta(minutes=10)).isoformat(), "end": NOW.isoformat()}
+    rows = (await client.get(f"/v1/devices/{grid.name}/readings", params=span)).json()
+    assert [row["energy_imported_active"] for row in rows] == [1050.0 + n for n in range(10)]
+    newest = (await client.get(f"/v1/devices/{grid.name}/readings", params={**span, "limit": 2})).json()
+    assert newest == rows[-2:]
+
+
+@pytest.mark.parametrize(("level", "buckets"), [("5m", 12), ("30m", 2), ("1h", 1)])
+async def test_rollups_of_each_level_hold_the_same_energy(
+    client: httpx.AsyncClient, grid: Device, level: str, buckets: int
+) -> None:
+    span = {"start": (NOW - timedelta(hours=1)).isoformat(), "end": NOW.isoformat()}
+    rows = (await client.get(f"/v1/devices/{grid.name}/rollups/{level}", params=span)).json()
+    assert len(rows) == buckets
+    assert sum(row["energy_imported_active_delta"] for row in rows) == pytest.approx(60.0, abs=1e-9)
+    assert {row["power_total_active_avg"] for row in rows} == {60.0}
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/devices/WLCE-GRID-METER/rollups/7m", 422),
+        ("/v1/devices/WLCE-GRID-METER/readings?limit=0", 422),
+        ("/v1/devices/WLCE-GRID-METER/readings?start=yesterday", 422),
+        ("/v1/devices/WLCE-GRID-METER/readings?start=2026-01-02T00:00Z&end=2026-01-01T00:00Z", 422),
+        ("/v1/devices/WLCE-GRID-METER/rollups/5m?start=2020-01-01T00:00Z", 422),
+        ("/v1/devices?state=asleep", 422),
+        ("/v1/devices/'; DROP TABLE flux.sites; --", 404),
+    ],
+)
+async def test_bad_input_is_refused(client: httpx.AsyncClient, grid: Device, path: str, status: int) -> None:
+    assert (await client.get(path)).status_code == status
+
+
+async def test_metrics_are_in_prometheus_format(client: httpx.AsyncClient, grid: Device) -> None:
+    text = (await client.get("/metrics")).text
+    assert 'flux_devices{site="WLCE",state="testing",type="meter"} 1.0' in text
+    assert "flux_rollup_lag_seconds 0.0" in text
+    assert "flux_rejected_readings 0.0" in text
+
+
+async def test_a_database_that_goes_away_is_503_and_its_name_is_not_told(
+    client: httpx.AsyncClient, dsn: str, admin_dsn: str
+) -> None:
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    name = str(conninfo_to_dict(dsn)["dbname"])
+    with psycopg.connect(admin_dsn, autocommit=True) as admin:
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'.encode())
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        answer = await client.get("/v1/devices")
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'.encode())
+    assert answer.status_code == 503
+    assert name not in answer.text
