@@ -70,7 +70,7 @@ class Plant:
         query = "SELECT (SELECT count(*) FROM flux.mg_meter_readings) + (SELECT count(*) FROM flux.mg_bess_readings)"
         return int((await self.rows(query))[0][0])
 
-    async def until(self, what: Callable[[], Awaitable[bool] | bool], within_s: float = 10.0) -> None:
+    async def until(self, what: Callable[[], Awaitable[bool] | bool], within_s: float = 30.0) -> None:
         async with asyncio.timeout(within_s):
             while True:
                 now = what()
