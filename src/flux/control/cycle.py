@@ -1,7 +1,7 @@
 """The state as the modes see it: checked, fresh, and with what several of them need worked out once."""
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from flux.control.state import MarketState, Memory, ScheduleStep
 from flux.model import SETTLEMENT_PERIOD
@@ -9,8 +9,7 @@ from flux.model import SETTLEMENT_PERIOD
 HOUR = timedelta(hours=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Cycle:
+class Cycle(NamedTuple):
     """One cycle with usable readings; ``time`` and ``sp_start`` are in UTC.
 
     ``rest_kw`` is L, what the site would draw with the battery at rest. ``full_discharge_kw`` is what +∞ becomes after

@@ -4,15 +4,14 @@ The grid limit may turn the battery round: a site that would export 500 kW and m
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from flux.control.decision import Limit
 from flux.control.parts import BatteryConfig, SiteConfig
 from flux.control.state import BatteryCapability, SiteLimits
 
 
-@dataclass(frozen=True, slots=True)
-class GridRange:
+class GridRange(NamedTuple):
     """The battery powers that keep the site inside its limits; ``invalid`` tells why today's limits are not used."""
 
     low_kw: float
@@ -22,16 +21,14 @@ class GridRange:
     invalid: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class InverterRange:
+class InverterRange(NamedTuple):
     """The battery powers that the inverter can carry now."""
 
     low_kw: float
     high_kw: float
 
 
-@dataclass(frozen=True, slots=True)
-class Limited:
+class Limited(NamedTuple):
     """A power inside the limits, and those that changed it or had to be missed."""
 
     power_kw: float
@@ -74,6 +71,8 @@ def apply_limits(
     carried = _clamp(in_grid, inverter.low_kw, inverter.high_kw)
     room, spendable = _charge_room(soe_kwh, battery, step_h), _spendable(soe_kwh, battery, step_h)
     power = _clamp(carried, -room, spendable) + 0.0  # + 0.0: there is no -0.0 kW
+    if power == power_kw == in_grid:
+        return Limited(power, ())
     missed = None
     if power != carried:
         missed = Limit.SITE_IMPORT if power < grid.low_kw else Limit.SITE_EXPORT if power > grid.high_kw else None

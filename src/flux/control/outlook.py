@@ -3,9 +3,8 @@
 At 17:04 the pair of 16:30 may be taken as a guess; from 17:10 on the pair of 17:00 counts.
 """
 
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -36,8 +35,7 @@ class GuessConfig(BaseModel):
 NO_GUESS = GuessConfig()
 
 
-@dataclass(frozen=True, slots=True)
-class Outlook:
+class Outlook(NamedTuple):
     """Price (£/MWh) and NIV (MW, + short) to act on; ``guessed`` from the previous settlement period."""
 
     price: float

@@ -199,7 +199,8 @@ class Timetable:
 
     def holding(self, now: datetime) -> Window | None:
         """The first of the periods that holds at ``now`` (UTC), as the window of its present coming."""
-        table = self._table(now)
+        # asked a dozen times in each cycle, so the kept day is looked up right here
+        table = self._days.get(now.toordinal()) or self._table(now)
         return table.holding[bisect_right(table.edges, now) - 1]
 
     def next_start(self, now: datetime) -> Window | None:

@@ -4,13 +4,12 @@ All powers are the battery's, kW, + discharge, − charge; ±inf means as much a
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from flux.control.state import FullDischarge
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """An optional target, minimum and maximum, and the reason in words.
 
     ``begins`` is remembered for the next cycles, unless a higher mode refuses the offer.
@@ -23,8 +22,7 @@ class Offer:
     begins: FullDischarge | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(NamedTuple):
     """The mode proposes nothing, and somebody should know why."""
 
     reason: str
