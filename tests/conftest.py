@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import structlog
 from psycopg import AsyncConnection, sql
 from psycopg.conninfo import make_conninfo
 
@@ -22,6 +23,13 @@ from flux.store.server import EmbeddedServer, running_dsn
 
 SMALL = {"shared_buffers": "32MB", "max_connections": "40", "max_wal_senders": "0", "wal_level": "minimal"}
 """Settings that make a test server start fast and take little memory."""
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A test that runs a command configures logging to streams that are gone after it."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

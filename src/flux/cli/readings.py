@@ -185,8 +185,9 @@ def _instant(text: str, now: datetime, option: str) -> datetime:
 
 
 def _main_columns(columns: list[str]) -> list[str]:
-    wanted = {"time", *_METER_COLUMNS, *_COUNTER_COLUMNS}
-    return [c for c in columns if c in wanted or (len(columns) < 10 and c != "device")]
+    """Of a meter what matters most; of a battery everything."""
+    main = [column for column in columns if column in {"time", *_METER_COLUMNS, *_COUNTER_COLUMNS}]
+    return main if len(main) > 1 else [column for column in columns if column != "device"]
 
 
 def _latest_columns(columns: list[str]) -> list[str]:
@@ -226,7 +227,8 @@ def _print(
         typer.echo(nothing)
     else:
         columns = list(rows[0])
-        _print_table(rows, shown(columns) if shown else columns)
+        used = [c for c in columns if any(row[c] is not None for row in rows)]
+        _print_table(rows, shown(used) if shown else columns)
 
 
 def _plain(value: Any) -> str:
@@ -244,16 +246,22 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
 
 
 def _print_table(rows: list[dict[str, Any]], columns: list[str]) -> None:
+    """Headings break over lines where the terminal is narrow, values never do; a pipe gets one line for each row."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
     for column in columns:
-        number = any(isinstance(row[column], int | float) for row in rows)
-        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+        values = [row[column] for row in rows]
+        number = any(isinstance(value, int | float) for value in values)
+        widest = max((len(_cell(column, value)) for value in values if not isinstance(value, str)), default=None)
+        table.add_column(column.replace("_", " "), justify="right" if number else "left", min_width=widest)
     for row in rows:
         table.add_row(*(_cell(column, row[column]) for column in columns))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(table)
 
 
 def _cell(column: str, value: Any) -> str:
