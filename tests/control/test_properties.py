@@ -216,7 +216,7 @@ def asked_in(decision: Decision) -> list[Asked]:
     return [Asked(f"{p.entry}", p.target_kw, p.min_kw, p.max_kw) for p in decision.proposals]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(plans(), states())
 def test_decisions_agree_with_the_oracle(plan: ControllerPlan, state: CycleState) -> None:
     decision = decide(plan, state)
@@ -230,7 +230,7 @@ def test_decisions_agree_with_the_oracle(plan: ControllerPlan, state: CycleState
     assert decision.active == tuple(p.mode for p in decision.proposals)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(plans(), states(wild=True))
 def test_a_command_is_finite_and_inside_what_can_be_met(plan: ControllerPlan, state: CycleState) -> None:
     decision = decide(plan, state)
@@ -254,7 +254,7 @@ def test_a_command_is_finite_and_inside_what_can_be_met(plan: ControllerPlan, st
         assert low <= target <= high
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(plans(), states(wild=True))
 def test_equal_inputs_give_equal_decisions(plan: ControllerPlan, state: CycleState) -> None:
     again = ControllerPlan.model_validate(plan.model_dump(mode="json", by_alias=True))
@@ -264,7 +264,7 @@ def test_equal_inputs_give_equal_decisions(plan: ControllerPlan, state: CycleSta
     assert repr(decide(again, state)) == repr(first)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(plans(), states(), st.data())
 def test_a_lower_mode_never_moves_the_power_outside_what_a_higher_one_left(
     plan: ControllerPlan, state: CycleState, data: st.DataObject
@@ -280,7 +280,7 @@ def test_a_lower_mode_never_moves_the_power_outside_what_a_higher_one_left(
     assert low <= power <= high
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(plans(), states())
 def test_idle_only_when_nothing_asked(plan: ControllerPlan, state: CycleState) -> None:
     decision = decide(plan, state)

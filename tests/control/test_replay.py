@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.control.kit import ALL_DAY, HEAD, SAMPLE, plan_of, sample_plan
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from flux.cli.control import app
 from flux.control.replay import replay
@@ -250,32 +250,40 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return plan, steps
 
 
-def flux(*arguments: str, text: str | None = None) -> "subprocess.CompletedProcess[str]":
-    """The real thing, as its own process."""
-    code = "from flux.cli.control import app; from flux.errors import FluxError\nimport sys\n"
-    code += (
-        "try: app()\nexcept FluxError as error: print(f'error: {error}', file=sys.stderr); sys.exit(error.exit_code)"
-    )
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+def run_flux(*arguments: str, text: str | None = None) -> Result:
+    return CliRunner().invoke(app, list(arguments), input=text)
+
+
+def test_replay_is_a_program_that_streams(files: tuple[Path, Path]) -> None:
+    """The real thing, as its own process: an answer comes before the next step is asked."""
+    code = "from flux.cli.control import app; app()"
+    command = [sys.executable, "-c", code, "replay", "--plan", str(files[0]), "--steps", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for load in (35.0, 20.0):
+            process.stdin.write(json.dumps(CONTRACT_STEP | {"site_power_kw": load}) + "\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["target_power_kw"] == load
+        process.stdin.close()
+        assert process.wait(timeout=30) == 0
 
 
 def test_replay_prints_a_line_for_each_step(files: tuple[Path, Path]) -> None:
     plan, steps = files
-    done = flux("replay", "--plan", str(plan), "--steps", str(steps), "--json")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = run_flux("replay", "--plan", str(plan), "--steps", str(steps), "--json")
+    assert (done.exit_code, done.stderr) == (0, "")
     assert [json.loads(line)["target_power_kw"] for line in done.stdout.splitlines()] == [35.0, 35.0]
-    piped = flux("replay", "--plan", str(plan), "--steps", "-", text=steps.read_text())
+    piped = run_flux("replay", "--plan", str(plan), "--steps", "-", text=steps.read_text())
     assert piped.stdout == done.stdout
 
 
-def test_replay_ends_at_a_bad_line_with_exit_code_2(files: tuple[Path, Path]) -> None:
+def test_replay_ends_at_a_bad_line(files: tuple[Path, Path]) -> None:
     plan, steps = files
     steps.write_text(steps.read_text() + '{"time": "now"}\n')
-    done = flux("replay", "--plan", str(plan), "--steps", str(steps))
-    assert done.returncode == 2
+    done = run_flux("replay", "--plan", str(plan), "--steps", str(steps))
     assert len(done.stdout.splitlines()) == 2
-    assert f"{steps}:4: time: 'now': expected a time" in done.stderr
+    assert refusal_of(done).startswith(f"{steps}:4: time: 'now': expected a time")
 
 
 def test_replay_takes_overlaps_with_a_warning_and_check_refuses_them(tmp_path: Path) -> None:
@@ -283,19 +291,27 @@ def test_replay_takes_overlaps_with_a_warning_and_check_refuses_them(tmp_path: P
     periods = '[{start: "02:00", end: "05:00"}, {start: "04:00", end: "06:00"}]'
     plan.write_text(HEAD + f"  modes: [{{mode: charge_to_soe, soe_kwh: 130, periods: {periods}}}]\n")
     steps.write_text('{"time": "2026-01-15T04:30:00Z", "soe_kwh": 121, "site_power_kw": 0}\n')
-    done = flux("replay", "--plan", str(plan), "--steps", str(steps))
+    done = run_flux("replay", "--plan", str(plan), "--steps", str(steps))
     assert json.loads(done.stdout)["target_power_kw"] == pytest.approx(-20)  # 9 kWh / 0.9 in half an hour
     assert "04:00–06:00 overlaps 02:00–05:00" in done.stderr
-    refused = flux("check", str(plan))
-    assert refused.returncode == 2
-    assert f"{plan}:17: controller.modes[0].periods[1]: 04:00–06:00 overlaps" in refused.stderr
+    assert refusal_of(run_flux("check", str(plan))).startswith(
+        f"{plan}:17: controller.modes[0].periods[1]: 04:00–06:00"
+    )
 
 
 def test_files_that_are_not_there(files: tuple[Path, Path]) -> None:
     plan, steps = files
-    missing = flux("replay", "--plan", str(plan), "--steps", "nowhere.jsonl")
-    assert (missing.returncode, missing.stderr) == (2, "error: nowhere.jsonl: No such file or directory\n")
-    assert flux("replay", "--plan", "nowhere.yaml", "--steps", str(steps)).returncode == 2
+    no_steps = run_flux("replay", "--plan", str(plan), "--steps", "nowhere.jsonl")
+    assert refusal_of(no_steps) == "nowhere.jsonl: No such file or directory"
+    no_plan = run_flux("replay", "--plan", "nowhere.yaml", "--steps", str(steps))
+    assert refusal_of(no_plan) == "nowhere.yaml: No such file or directory"
+
+
+def refusal_of(done: Result) -> str:
+    """The message of an error that the command line ends with, exit code 2."""
+    assert isinstance(done.exception, InputError)
+    assert done.exception.exit_code == 2
+    return str(done.exception)
 
 
 def invoke(*arguments: str) -> str:

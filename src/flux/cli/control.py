@@ -1,5 +1,6 @@
 """``flux control``: check a plan, see its week, try it on given states."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -71,7 +72,6 @@ def replay(
 
     Example: `flux control replay --plan site.yaml --steps steps.jsonl`
     """
-    import gc
     import sys
 
     from flux.control.plan import load_plan
@@ -82,11 +82,24 @@ def replay(
     for path, message in loaded.overlaps():
         typer.secho(f"warning: {plan}: {'.'.join(map(str, path))}: {message}; the first counts", fg="yellow", err=True)
     form = decision_line if as_json or not sys.stdout.isatty() else _decision_text
-    gc.freeze()  # nothing that a step makes refers to itself: looking for rings all the time would cost a tenth
-    gc.set_threshold(100_000)
-    with _open_steps(steps) as lines:
+    with _open_steps(steps) as lines, _seldom_collecting():
         decisions = decisions_of(loaded, _told(lines, steps), str(steps), _step_length(step))
         _write(decisions, form, flush=str(steps) == "-")
+
+
+@contextmanager
+def _seldom_collecting() -> "Iterator[None]":
+    """Nothing that a step makes refers to itself: looking for such rings all the time would cost a tenth."""
+    import gc
+
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(100_000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def _write(decisions: "Iterator[Decision]", form: "Callable[[Decision], str]", *, flush: bool) -> None:
