@@ -5,12 +5,15 @@ from datetime import timedelta
 
 import pytest
 from tests.edge.conftest import PLAN, devices_of, plan_of
+from tests.edge.fakes import START
 
 from flux.control.decision import Decision
+from flux.control.state import BatteryCapability
 from flux.devices.driver import DeviceDriver
 from flux.devices.registers import Function
 from flux.devices.simulator import MemoryTransport, SimulatedSite, memory_transport
 from flux.edge.control_loop import SiteController
+from flux.edge.controlled import BatteryState, shares
 from flux.edge.newest import NewestPolls
 from flux.edge.site import build_controller
 from flux.model import CommandSource, DeviceError
@@ -241,3 +244,67 @@ async def test_a_new_controller_goes_on_where_the_last_one_was(rig: Rig) -> None
     rig.controller = after
     assert rig.source() is CommandSource.IMPORT_AVOIDANCE
     assert after.cycles == 3
+
+
+TWO = (
+    PLAN.replace("bess: [WLCE-BESS-01]", "bess: [WLCE-BESS-01, WLCE-BESS-02]")
+    .replace("bess_meter: [WLCE-BESS-METER]", "bess_meter: [WLCE-BESS-METER, WLCE-BESS-METER-2]")
+    .replace("capacity_kwh: 500", "capacity_kwh: 750")
+    .replace("discharge_limit_kw: 105", "discharge_limit_kw: 157.5")
+    .replace("charge_limit_kw: 100", "charge_limit_kw: 150")
+)
+
+
+@pytest.fixture
+def two(make_site: MakeSite) -> Rig:
+    """A second battery of half the size beside the first, with a meter of its own; 90 kW of load."""
+    config = make_site(load_kw=90).config
+    bess, storage = config.devices[0], config.devices[4]
+    assert bess.battery is not None
+    half = bess.battery.model_copy(update={"capacity_kwh": 250, "charge_limit_kw": 50, "discharge_limit_kw": 52.5})
+    second = bess.model_copy(update={"name": "WLCE-BESS-02", "port": 15030, "battery": half})
+    first_meter = storage.model_copy(update={"batteries": ("WLCE-BESS-01",)})
+    second_meter = storage.model_copy(
+        update={"name": "WLCE-BESS-METER-2", "port": 15031, "batteries": ("WLCE-BESS-02",)}
+    )
+    devices = (bess, *config.devices[1:4], first_meter, second, second_meter)
+    return Rig(SimulatedSite(config.model_copy(update={"devices": devices}), START), TWO)
+
+
+async def test_two_batteries_share_by_what_each_can_give(two: Rig) -> None:
+    decision = await two.step(4)
+    assert decision.target_power_kw == pytest.approx(90, abs=0.01)
+    powers = [two.site.battery(name).power_kw for name in ("WLCE-BESS-01", "WLCE-BESS-02")]
+    assert powers == [pytest.approx(60, abs=0.01), pytest.approx(30, abs=0.01)]
+
+
+async def test_with_one_of_two_batteries_silent_nothing_is_sent_to_either(two: Rig) -> None:
+    await two.step(3)
+    two.wires["WLCE-BESS-02"].cut = True
+    decision = await two.step(3)
+    assert decision.target_power_kw is None
+    assert decision.reason.startswith("stale: SoE")
+
+
+async def test_a_halt_of_two_batteries_lasts_until_both_acknowledged(two: Rig) -> None:
+    await two.step(3)
+    two.halted = "WLCE-BESS-02 is in maintenance"
+    two.wires["WLCE-BESS-02"].refuses_writes = True
+    assert (await two.step(3)).target_power_kw == 0
+    assert not await two.controller.shut_down("the edge is stopping")
+    two.wires["WLCE-BESS-02"].refuses_writes = False
+    await two.step()
+    assert (await two.step()).target_power_kw is None
+    assert [two.site.battery(name).power_kw for name in ("WLCE-BESS-01", "WLCE-BESS-02")] == [0, 0]
+
+
+def test_shares_follow_limits_and_blocks() -> None:
+    def battery(limit_kw: float | None, blocks: int | None = None, total: int | None = None) -> BatteryState:
+        return BatteryState(None, None, BatteryCapability(limit_kw, limit_kw, blocks, total))
+
+    assert shares([battery(10)], 90) == [90]
+    assert shares([battery(100), battery(50)], 90) == [60, 30]
+    assert shares([battery(100, 5, 10), battery(50)], -90) == [-45, -45]
+    assert shares([battery(0), battery(50)], 30) == [0, 30]
+    assert shares([battery(None), battery(None)], 30) == [15, 15]
+    assert shares([battery(0), battery(0)], 0) == [0, 0]

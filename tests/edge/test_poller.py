@@ -10,11 +10,12 @@ from tests.edge.fakes import METER, START, VirtualClock, run_virtual
 
 from flux.devices.driver import Poll
 from flux.edge.newest import NewestPolls
-from flux.edge.poller import ControlPolling, DevicePoller
+from flux.edge.poller import DevicePoller
 from flux.model import Device, DeviceError, DeviceType, MeterMetadata, MeterReading, Reading
 
 MINUTE = timedelta(minutes=1)
-CONTROL = ControlPolling(timedelta(seconds=4), frozenset({"power_total_active"}))
+CONTROL = timedelta(seconds=4)
+NAMES = frozenset({"power_total_active"})
 
 
 class FakeMeter:
@@ -31,6 +32,7 @@ class FakeMeter:
             created_at=START,
             updated_at=START,
         )
+        self.control_names = NAMES
         self.takes_s = 0.05
         self.dead = False
         self.polls: list[tuple[str, frozenset[str] | None]] = []
@@ -48,7 +50,7 @@ class FakeMeter:
 
 
 class Setup:
-    def __init__(self, control: ControlPolling | None = None) -> None:
+    def __init__(self, control: timedelta | None = None) -> None:
         self.clock = VirtualClock()  # 12:00:30
         self.meter = FakeMeter(self.clock)
         self.newest = NewestPolls()
@@ -86,12 +88,22 @@ def test_a_day_is_1440_readings_each_at_the_time_of_its_poll() -> None:
     story(it())
 
 
+def test_a_device_is_asked_at_once_but_not_recorded() -> None:
+    async def it() -> None:
+        setup = Setup()
+        await setup.run_for(1)
+        assert setup.meter.polls == [("12:00:30", NAMES)]
+        assert setup.newest.get("WLCE-GRID-METER") is not None
+        assert setup.recorded == []
+
+    story(it())
+
+
 def test_control_polls_ask_for_less_and_are_not_recorded() -> None:
     async def it() -> None:
         setup = Setup(CONTROL)
         await setup.run_for(32)  # until 12:01:02
-        names = CONTROL.names
-        assert setup.meter.polls[-3:] == [("12:00:52", names), ("12:00:56", names), ("12:01:00", None)]
+        assert setup.meter.polls[-3:] == [("12:00:52", NAMES), ("12:00:56", NAMES), ("12:01:00", None)]
         assert len(setup.recorded) == 1
         newest = setup.newest.get("WLCE-GRID-METER")
         assert newest is not None
@@ -105,7 +117,9 @@ def test_a_recording_poll_that_fails_is_retried_until_half_of_the_interval() -> 
         setup = Setup()
         setup.meter.dead = True
         await setup.run_for(85)  # until 12:01:55
-        assert [at for at, _ in setup.meter.polls] == [f"12:01:{second:02d}" for second in (0, 5, 10, 15, 20, 25)]
+        assert [at for at, names in setup.meter.polls if names is None] == [
+            f"12:01:{second:02d}" for second in (0, 5, 10, 15, 20, 25)
+        ]
         assert (setup.recorded, setup.poller.health.missed) == ([], 1)
 
     story(it())

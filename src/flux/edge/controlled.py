@@ -12,7 +12,7 @@ import structlog
 from flux.control.state import AcknowledgedCommand, BatteryCapability, Measurement
 from flux.devices.driver import Command, Poll
 from flux.edge.newest import NewestPolls
-from flux.model import BessMetadata, CommandSource, Device, DeviceError
+from flux.model import BessMetadata, CommandSource, Device, FluxError
 
 _logger = structlog.get_logger(__name__)
 
@@ -168,7 +168,7 @@ class ControlledBattery:
         """Command ``power_kw``; False, with nothing remembered, when it was not acknowledged within ``within_s``."""
         try:
             command = await self.driver.command(power_kw, within_s=within_s)
-        except DeviceError as error:
+        except FluxError as error:  # refused by the driver counts as not acknowledged
             if not self._failing:
                 self._log.warning("command not acknowledged", power_kw=power_kw, error=str(error))
             self._failing = True

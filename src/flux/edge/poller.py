@@ -33,6 +33,9 @@ class PolledDevice(Protocol):
     @property
     def device(self) -> Device: ...
 
+    @property
+    def control_names(self) -> frozenset[str]: ...
+
     async def poll(self, names: Collection[str] | None = None) -> Poll: ...
 
     def reading(self, poll: Poll, *, command_source: int | None = None) -> Reading: ...
@@ -43,14 +46,6 @@ class Due(Enum):
 
     RECORDING = "recording"
     CONTROL = "control"
-
-
-@dataclass(frozen=True, slots=True)
-class ControlPolling:
-    """What the controller needs of a device, and how often."""
-
-    interval: timedelta
-    names: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -68,15 +63,15 @@ class PollerHealth:
 class DevicePoller:
     """One device.
 
-    ``record`` is given each reading; ``answered`` is called after each poll that succeeded, ``returned`` after the
-    first one that did after others had failed.
+    ``control_interval`` is None for a device that no plan uses. ``record`` is given each reading; ``answered`` is
+    called after each poll that succeeded, ``returned`` after the first one that did after others had failed.
     """
 
     def __init__(
         self,
         driver: PolledDevice,
         recording_interval: timedelta,
-        control: ControlPolling | None,
+        control_interval: timedelta | None,
         newest: NewestPolls,
         record: Callable[[Sequence[Reading]], None],
         *,
@@ -88,7 +83,7 @@ class DevicePoller:
     ) -> None:
         self._driver = driver
         self._recording_interval = recording_interval
-        self._control = control
+        self._control_interval = control_interval
         self._newest = newest
         self._record = record
         self._clock = clock
@@ -101,8 +96,8 @@ class DevicePoller:
         self._log = _logger.bind(device=driver.device.name)
         self.health = PollerHealth()
         intervals = {Due.RECORDING: recording_interval}
-        if control is not None:
-            intervals[Due.CONTROL] = control.interval
+        if control_interval is not None:
+            intervals[Due.CONTROL] = control_interval
             newest.expect(driver.device.name)
         self._ticks = Ticks(intervals, clock, sleep)
 
@@ -111,7 +106,8 @@ class DevicePoller:
         return self._driver.device.name
 
     async def run(self) -> None:
-        """Poll for ever."""
+        """Poll for ever; once at the start, unrecorded, so that nobody waits a minute to see whether it answers."""
+        await self._poll(self._driver.control_names)
         while True:
             await self.poll_for(await self._ticks.next())
 
@@ -119,8 +115,8 @@ class DevicePoller:
         """Do what is due at ``tick``."""
         if Due.RECORDING in tick.due:
             await self._poll_and_record(tick.times[Due.RECORDING])
-        elif self._control is not None:
-            await self._poll(self._control.names)
+        else:
+            await self._poll(self._driver.control_names)
 
     async def _poll_and_record(self, due_at: datetime) -> None:
         give_up_at = due_at + self._recording_interval / _LAST_RETRY_SHARE
@@ -136,7 +132,7 @@ class DevicePoller:
     @property
     def _retry_after(self) -> timedelta:
         pause = max(self._recording_interval / _FIRST_RETRY_SHARE, _SHORTEST_RETRY)
-        return pause if self._control is None else min(pause, self._control.interval)
+        return pause if self._control_interval is None else min(pause, self._control_interval)
 
     async def _poll(self, names: Collection[str] | None) -> Poll | None:
         """The poll, kept as the newest; None when the device did not answer."""
@@ -150,8 +146,8 @@ class DevicePoller:
             self._came_back(poll)
             return poll
         finally:
-            if self._control is not None:
-                self._newest.asked(self.name, tick_at_or_before(self._clock(), self._control.interval))
+            if self._control_interval is not None:
+                self._newest.asked(self.name, tick_at_or_before(self._clock(), self._control_interval))
 
     def _went_away(self, error: DeviceError) -> None:
         self.health.problem = str(error)

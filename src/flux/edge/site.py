@@ -24,7 +24,7 @@ from flux.edge.controlled import ControlledBattery
 from flux.edge.link import RegistrySnapshot
 from flux.edge.newest import NewestPolls
 from flux.edge.plan_check import Problem, problems_of_plan
-from flux.edge.poller import ControlPolling, DevicePoller
+from flux.edge.poller import DevicePoller
 from flux.edge.templates import TemplateShelf
 from flux.edge.ticks import Clock, Sleep
 from flux.model import Device, DeviceState, InputError, NotFoundError, Reading
@@ -188,7 +188,7 @@ class Site:
 
     def _start_poller(self, one: SiteDevice) -> None:
         interval = self._recording_interval(one)
-        control = self._control_polling(one)
+        control = self._control_interval(one)
         one.poller = DevicePoller(
             one.driver,
             interval,
@@ -214,10 +214,10 @@ class Site:
         )
         return next((interval for interval in candidates if interval is not None), DEFAULT_POLLING_INTERVAL)
 
-    def _control_polling(self, one: SiteDevice) -> ControlPolling | None:
+    def _control_interval(self, one: SiteDevice) -> timedelta | None:
         if self._plan is None or one.device.name not in _named_by(self._plan):
             return None
-        return ControlPolling(self._plan.interval, one.driver.control_names)
+        return self._plan.interval
 
     def _command_source(self, name: str) -> int | None:
         """What a reading of the battery ``name`` says; None for one that this edge does not control."""
