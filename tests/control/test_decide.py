@@ -95,6 +95,10 @@ class TestStale:
     def test_exactly_the_greatest_age_is_fresh(self, age: float) -> None:
         assert decide(FOLLOW, now(read(20, age), read(250, age))).target_power_kw == 20
 
+    def test_only_what_is_wrong_is_told(self) -> None:
+        decision = decide(FOLLOW, dataclasses.replace(now(read(20, 10)), soe_kwh=None))
+        assert decision.reason == "stale: no SoE; nothing is sent, the battery's own timeout takes over"
+
     def test_a_battery_without_timeout_is_sent_zero_instead(self) -> None:
         decision = decide(ACCEPTED, now(read(20, 60)))
         assert (decision.target_power_kw, decision.command_source) == (0, None)
@@ -212,6 +216,23 @@ class TestNineModesTogether:
         decision = run(self.PLAN, time, soe, load)
         assert decision.limits == limits
         assert decision.target_power_kw == expected
+
+    def test_limits_are_told_with_their_figures(self) -> None:
+        dispatched = schedule(("2026-01-15 22:00", "2026-01-15 23:00", "discharge_max"))
+        steps: list[tuple[float, float, str]] = [
+            (300, 0, "changed by inverter limits -100.0 to 105.0 kW"),
+            (300, -400, "changed by inverter limits -100.0 to 105.0 kW and site export limit 475.0 kW"),
+            (20, 250, "site import limit 220.0 kW is missed, since SoE outranks it"),
+            (20, 0, "changed by inverter limits -100.0 to 105.0 kW and lowest SoE 25 kWh"),
+        ]
+        for soe, load, words in steps:
+            decision = run(plan_of("axle"), "2026-01-15 22:05", soe, load, schedule=dispatched)
+            assert words in decision.reason
+        full = run(FOLLOW, "2026-01-15 22:05", 475, -600)
+        assert full.reason == (
+            "0 kW: export avoidance, site would export 600.0 kW; charging 600.0 kW was asked for, changed by"
+            " inverter limits -100.0 to 105.0 kW and highest SoE 475 kWh; site export limit 475.0 kW is missed, since SoE outranks it"
+        )
 
     def test_limits_that_leave_no_range_are_reported(self) -> None:
         decision = run(self.PLAN, "2026-01-15 22:00", 300, 250, limits=SiteLimits(import_kw=-50, export_kw=10))

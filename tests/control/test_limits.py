@@ -119,6 +119,16 @@ def test_soe_outranks_the_grid_and_the_missed_limit_is_named() -> None:
     assert limited(100, load=300, soe=20) == (0, ["site_import", "soe_min"])
 
 
+def test_a_grid_limit_just_met_is_not_missed() -> None:
+    """35 kWh are 10 above soe_min: 20 kW for half an hour, and the site then draws exactly its limit of 220 kW."""
+    battery_range, importing = inverter_range(BATTERY, BatteryCapability()), grid_range(240, SITE, SiteLimits())
+    found = apply_limits(50, battery_range, importing, 35, BATTERY, 0.5)
+    assert (found.power_kw, found.limits, found.missed) == (20, (Limit.SOE_MIN,), None)
+    exporting = grid_range(-495, SITE, SiteLimits())
+    found = apply_limits(-50, battery_range, exporting, 466, BATTERY, 0.5)
+    assert (found.power_kw, found.limits, found.missed) == (-20, (Limit.SOE_MAX,), None)
+
+
 def test_soe_that_cuts_a_discharge_the_grid_can_do_without_names_no_grid_limit() -> None:
     assert limited(100, load=200, soe=20) == (0, ["soe_min"])
 

@@ -59,7 +59,8 @@ class TestImportAvoidance:
         decision = run(self.PLAN, f"{DAY} 17:00", 25, 42)
         assert power(decision) == 0
         assert decision.reason == (
-            "0 kW: import avoidance, site would draw 42.0 kW; discharging 42.0 kW was asked for, changed by lowest SoE"
+            "0 kW: import avoidance, site would draw 42.0 kW; discharging 42.0 kW was asked for,"
+            " changed by lowest SoE 25 kWh"
         )
 
 

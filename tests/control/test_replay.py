@@ -209,6 +209,7 @@ def test_the_step_length_counts_for_the_soe_limits() -> None:
         ('{"soe_kwh": 1}', "time: is missing"),
         ('{"time": "2026-01-15T12:00:00"}', "time: '2026-01-15T12:00:00': expected a time with its offset"),
         ('{"time": 1768478400}', "time: 1768478400: expected a time"),
+        ('{"time": "0001-01-01T00:00:00Z"}', "time: '0001-01-01T00:00:00Z': expected a year from 1900"),
         (step(0, site_power_kw=1, net_load_kw=1), "net_load_kw: give either it or site_power_kw, not both"),
         (step(0, site_power=1), "site_power: unknown key; known are bess_power_at"),
         (step(0, soe_kwh="250"), "soe_kwh: '250': expected a number"),

@@ -5,8 +5,8 @@ cycles comes in with ``state.memory`` and goes out with the decision.
 """
 
 import math
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from flux.control.arbiter import Arbiter
 from flux.control.compiled import CompiledPlan, Entry
@@ -21,18 +21,11 @@ from flux.control.limits import (
     grid_range,
     inverter_range,
 )
+from flux.control.parts import BatteryConfig
 from flux.control.plan import ControllerPlan
 from flux.control.shapes import Notice, in_words
 from flux.control.state import CycleState, FullDischarge, Measurement, Memory, Stop
 from flux.model import period_start
-
-_LIMIT_WORDS = {
-    Limit.INVERTER: "inverter limit",
-    Limit.SITE_IMPORT: "site import limit",
-    Limit.SITE_EXPORT: "site export limit",
-    Limit.SOE_MIN: "lowest SoE",
-    Limit.SOE_MAX: "highest SoE",
-}
 
 
 def decide(plan: ControllerPlan, state: CycleState) -> Decision:
@@ -47,14 +40,6 @@ def decide(plan: ControllerPlan, state: CycleState) -> Decision:
     if site is None or soe is None or rest_kw is None or not math.isfinite(rest_kw):
         return _stale(plan, state, now, compiled)
     return _decide_fresh(plan, state, compiled, now, rest_kw, soe.value)
-
-
-@dataclass(frozen=True, slots=True)
-class _Surroundings:
-    """What the limits of this cycle are made of."""
-
-    inverter: InverterRange
-    grid: GridRange
 
 
 def _decide_fresh(
@@ -87,7 +72,7 @@ def _decide_fresh(
         effective=None if winner is None else winner.name,
         limits=limited.limits,
         proposals=tuple(arbiter.records),
-        reason=_explain(arbiter, limited, grid, events),
+        reason=_explain(arbiter, limited, _Bounds(inverter, grid, plan.battery), events),
         memory=memory,
         events=events,
         site_at_rest_kw=rest_kw,
@@ -171,17 +156,38 @@ def _without_modes(state: CycleState, target_kw: float | None, reason: str) -> D
     )
 
 
-def _explain(arbiter: Arbiter, limited: Limited, grid: GridRange, events: tuple[str, ...]) -> str:
+class _Bounds(NamedTuple):
+    """Where the limits of this cycle come from, for the words about them."""
+
+    inverter: InverterRange
+    grid: GridRange
+    battery: BatteryConfig
+
+    def in_words(self, limit: Limit) -> str:
+        """``site import limit 220.0 kW``: a limit with its figure."""
+        match limit:
+            case Limit.INVERTER:
+                return f"inverter limits {self.inverter.low_kw + 0.0:.1f} to {self.inverter.high_kw:.1f} kW"
+            case Limit.SITE_IMPORT:
+                return f"site import limit {self.grid.import_kw:.1f} kW"
+            case Limit.SITE_EXPORT:
+                return f"site export limit {self.grid.export_kw:.1f} kW"
+            case Limit.SOE_MIN:
+                return f"lowest SoE {self.battery.soe_min_kwh:g} kWh"
+            case Limit.SOE_MAX:
+                return f"highest SoE {self.battery.soe_max_kwh:g} kWh"
+
+
+def _explain(arbiter: Arbiter, limited: Limited, bounds: _Bounds, events: tuple[str, ...]) -> str:
     """``discharging 42.0 kW: import avoidance, site would draw 42.0 kW; …``"""
     head = "idle" if limited.power_kw == 0 and arbiter.winner is None else in_words(limited.power_kw)
     asked = arbiter.outcome()
     parts = [arbiter.winning_reason if arbiter.winner else _why_idle(arbiter, asked)]
     if limited.power_kw != asked:
-        words = [_LIMIT_WORDS[limit] for limit in limited.limits if limit is not limited.missed]
+        words = [bounds.in_words(limit) for limit in limited.limits if limit is not limited.missed]
         parts.append(f"{in_words(asked)} was asked for, changed by {' and '.join(words)}")
     if limited.missed is not None:
-        limit_kw = grid.import_kw if limited.missed is Limit.SITE_IMPORT else grid.export_kw
-        parts.append(f"{_LIMIT_WORDS[limited.missed]} of {limit_kw:g} kW is missed, since SoE outranks it")
+        parts.append(f"{bounds.in_words(limited.missed)} is missed, since SoE outranks it")
     parts += [f"{record.mode} refused" for record in arbiter.records if record.refused]
     return f"{head}: {'; '.join([*parts, *events])}"
 

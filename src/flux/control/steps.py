@@ -16,6 +16,9 @@ from pydantic_core import from_json, to_json
 from flux.control.decision import Decision, ProposalRecord
 from flux.control.state import MarketPair, MarketState, Measurement, ScheduleStep, SiteLimits
 
+# the calendar itself ends soon after, and a period of yesterday or tomorrow has to be in it
+_FIRST_YEAR, _LAST_YEAR = 1900, 9000
+
 _KEYS = frozenset(
     {
         "time",
@@ -65,6 +68,8 @@ def parse_step(line: str | bytes) -> Step:
     time = _time(data, "time")
     if time is None:
         raise StepError("time: is missing")
+    if not _FIRST_YEAR <= time.year <= _LAST_YEAR:
+        raise StepError(f"time: {data['time']!r}: expected a year from {_FIRST_YEAR} to {_LAST_YEAR}")
     site_power, net_load = _number(data, "site_power_kw"), _number(data, "net_load_kw")
     if data.get("site_power_kw") is not None and data.get("net_load_kw") is not None:
         raise StepError("net_load_kw: give either it or site_power_kw, not both")
