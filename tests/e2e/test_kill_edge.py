@@ -161,7 +161,10 @@ async def torture(world: World, kills: int, chance: random.Random) -> None:
     await database
     await modbus
     await asyncio.sleep(20)  # the platform is asked again after 15 s at the latest
+    battery = world.simulator.site.battery("WLCE-BESS-01")
+    assert battery.set_point_kw != 0
     assert await world.end_edge(signal.SIGTERM) == 0, (world.home / "edge.log").read_text()
+    assert battery.set_point_kw == 0
 
 
 async def modbus_restarts(world: World, chance: random.Random) -> None:

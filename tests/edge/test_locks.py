@@ -26,8 +26,27 @@ def test_the_second_is_told_who_holds_it(tmp_path: Path) -> None:
         other = HeldLock(path, "site WLCE")
         with pytest.raises(ConflictError, match=rf"^site WLCE: an edge runs here already \(process {os.getpid()}\)"):
             other.__enter__()
+    assert not path.exists()
     with HeldLock(path, "site WLCE"):
         pass
+
+
+def test_a_file_that_was_removed_meanwhile_is_no_lock(tmp_path: Path) -> None:
+    """Opened, then removed by its last holder, then locked: another process may have made a new one by then."""
+
+    class Racing(HeldLock):
+        raced = False
+
+        def _open(self) -> int:
+            file = super()._open()
+            if not self.raced:
+                self.raced = True
+                self._path.unlink()
+            return file
+
+    path = tmp_path / "site.lock"
+    with Racing(path, "site WLCE"), pytest.raises(ConflictError):
+        HeldLock(path, "site WLCE").__enter__()
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:

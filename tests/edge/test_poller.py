@@ -35,6 +35,7 @@ class FakeMeter:
         self.control_names = NAMES
         self.takes_s = 0.05
         self.dead = False
+        self.power_kw: float | None = 42.0
         self.polls: list[tuple[str, frozenset[str] | None]] = []
         self.problems: tuple[str, ...] = ()
 
@@ -43,7 +44,7 @@ class FakeMeter:
         await asyncio.sleep(self.takes_s)
         if self.dead:
             raise DeviceError(f"{self.device.name}: did not answer")
-        return Poll(self._clock(), {"power_total_active": 42.0}, self.takes_s, self.problems)
+        return Poll(self._clock(), {"power_total_active": self.power_kw}, self.takes_s, self.problems)
 
     def reading(self, poll: Poll, *, command_source: int | None = None) -> Reading:
         return MeterReading(device_id=METER, time=poll.time, power_total_active=42.0)
@@ -175,6 +176,16 @@ def test_a_poll_with_gaps_is_recorded_and_told_once() -> None:
             await setup.run_for(60)
         assert len(setup.recorded) == 4
         assert [entry["event"] for entry in logs] == ["poll has gaps", "poll is whole again"]
+
+    story(it())
+
+
+def test_a_poll_in_which_nothing_is_plausible_is_no_reading() -> None:
+    async def it() -> None:
+        setup = Setup()
+        setup.meter.power_kw = None
+        await setup.run_for(60)
+        assert (setup.recorded, setup.poller.health.missed) == ([], 1)
 
     story(it())
 

@@ -221,6 +221,15 @@ async def test_an_unknown_device_is_one_line_and_leaves_nothing_behind(plant: Pl
     assert plant.replies == []
 
 
+async def test_a_first_start_needs_the_platform(plant: Plant) -> None:
+    plant.link.away = True
+    with pytest.raises(
+        UnavailableError, match="platform is away; nothing is known yet of the devices of site WLCE"
+    ):
+        await plant.edge().start()
+    assert not (plant.home / "edge").exists()
+
+
 async def test_a_second_edge_of_the_site_is_refused_and_the_first_goes_on(plant: Plant) -> None:
     async with plant.edge() as first:
         second = EdgeRuntime(plant_file(plant), plant.link, plant.home / "other", platform=plant.dsn)

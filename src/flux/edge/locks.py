@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,24 +30,36 @@ class HeldLock:
         self._file: int | None = None
 
     def __enter__(self) -> Self:
-        file = self._open()
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(file, 20).decode(errors="replace").strip()
-            os.close(file)
-            who = f"process {holder}" if holder else "another process"
-            raise ConflictError(f"{self._what}: an edge runs here already ({who}); stop it first") from None
-        self._file = file
-        self._write_pid(file)
+        while self._file is None:
+            file = self._open()
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(file, 20).decode(errors="replace").strip()
+                os.close(file)
+                who = f"process {holder}" if holder else "another process"
+                raise ConflictError(f"{self._what}: an edge runs here already ({who}); stop it first") from None
+            if self._is_current(file):
+                self._file = file
+                self._write_pid(file)
+            else:  # its last holder removed it between our opening and our locking: that lock is worth nothing
+                os.close(file)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
-            os.close(self._file)  # the file stays: removing it would let a third process lock another of its name
+            with suppress(OSError):  # of another user, in a folder where only the owner may remove
+                self._path.unlink()
+            os.close(self._file)
             self._file = None
+
+    def _is_current(self, file: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file), self._path.stat())
+        except FileNotFoundError:
+            return False
 
     def _open(self) -> int:
         try:

@@ -125,6 +125,9 @@ class DevicePoller:
                 self.health.missed += 1
                 return
             await self._sleep(self._retry_after.total_seconds())
+        if all(value is None for value in poll.values.values()):  # it answered, and nothing that it said is plausible
+            self.health.missed += 1
+            return
         reading = self._driver.reading(poll, command_source=self._command_source())
         self.health.recorded += 1
         self._record([reading])

@@ -122,8 +122,7 @@ class EdgeRuntime:
             raise
         follower = RegistryFollower(self._link, self._learned, self.site.apply, self._sleep)
         self._background.start("outbox", self.recorder.run)
-        if snapshot is not None:
-            await follower.take(snapshot)
+        await follower.take(snapshot)
         self._background.start("uploader", self.uploader.run)
         self._background.start("registry", follower.run)
         self._background.start("state reports", self._reporter.run)
@@ -155,19 +154,22 @@ class EdgeRuntime:
         await self._link.close()
         self._locks.close()
 
-    async def _first_snapshot(self) -> RegistrySnapshot | None:
-        """The registry as the platform has it, else as it was when the platform last answered, else None."""
+    async def _first_snapshot(self) -> RegistrySnapshot:
+        """The registry as the platform has it, else as it was when the platform last answered."""
         try:
             async with asyncio.timeout(_FIRST_ANSWER_S):
                 return await self._link.registry()
         except (UnavailableError, TimeoutError) as error:
-            learned = await asyncio.to_thread(self._learned.load_registry)
-            known = "from what was learned before" if learned else "nothing is known of the devices yet"
-            _logger.warning("platform does not answer", error=str(error) or "no answer", starting=known)
-            return learned
+            why = str(error) or f"the platform did not answer within {_FIRST_ANSWER_S:g} s"
+        learned = await asyncio.to_thread(self._learned.load_registry)
+        if learned is None:
+            site = self._site_file.config.site
+            raise UnavailableError(f"{why}; nothing is known yet of the devices of site {site}, so it can't begin")
+        _logger.warning("platform does not answer, starting with what was learned before", error=why)
+        return learned
 
-    def _check_plan(self, snapshot: RegistrySnapshot | None) -> None:
-        problems = [] if snapshot is None else self.site.problems_of_plan(snapshot)
+    def _check_plan(self, snapshot: RegistrySnapshot) -> None:
+        problems = self.site.problems_of_plan(snapshot)
         if problems:
             lines = [str(self._site_file.document.error(["controller", *path], text)) for path, text in problems]
             raise InputError("\n".join(lines))
@@ -184,7 +186,8 @@ class EdgeRuntime:
             await self._outbox.start()
         except OutboxError as error:
             if not ran_before:
-                raise
+                hint = f"free some space, or name another folder with state_dir in {self._site_file.path}"
+                raise UnavailableError(f"{error}; {hint}") from error
             _logger.warning("outbox can't be opened yet, readings wait in memory", error=str(error))
 
     async def _stop_control(self) -> None:
