@@ -231,7 +231,8 @@ class TestNineModesTogether:
         full = run(FOLLOW, "2026-01-15 22:05", 475, -600)
         assert full.reason == (
             "0 kW: export avoidance, site would export 600.0 kW; charging 600.0 kW was asked for, changed by"
-            " inverter limits -100.0 to 105.0 kW and highest SoE 475 kWh; site export limit 475.0 kW is missed, since SoE outranks it"
+            " inverter limits -100.0 to 105.0 kW and highest SoE 475 kWh; site export limit 475.0 kW is missed,"
+            " since SoE outranks it"
         )
 
     def test_limits_that_leave_no_range_are_reported(self) -> None:

@@ -114,6 +114,19 @@ def test_a_time_that_comes_twice_is_its_first_coming(clock: str, instant: str) -
     assert instant_of(date(2026, 10, 25), seconds(clock), LONDON) == at(instant)
 
 
+@pytest.mark.parametrize(
+    ("zone", "day", "clock", "instant"),
+    [
+        ("Africa/Cairo", date(2026, 4, 24), "00:00", "2026-04-23 22:00"),  # midnight itself is skipped
+        ("Africa/Cairo", date(2026, 4, 23), "24:00", "2026-04-23 22:00"),
+        ("Australia/Lord_Howe", date(2026, 10, 4), "02:15", "2026-10-03 15:30"),  # half an hour is skipped
+        ("Pacific/Apia", date(2011, 12, 30), "12:00", "2011-12-30 10:00"),  # a whole day is skipped
+    ],
+)
+def test_clock_changes_elsewhere(zone: str, day: date, clock: str, instant: str) -> None:
+    assert instant_of(day, seconds(clock), ZoneInfo(zone)) == at(instant)
+
+
 def test_a_period_that_the_clocks_skip_whole_never_holds() -> None:
     table = timetable(period("01:15", "01:45"))
     assert holds(table, "2026-03-29 00:59:59", "2026-03-29 01:00", "2026-03-29 01:20") == [False, False, False]

@@ -1,5 +1,6 @@
 """Plans that are refused: each with file, line, field, value and bound; and plans that are taken."""
 
+import pickle
 import re
 from pathlib import Path
 
@@ -158,6 +159,12 @@ def test_a_copy_decides_by_its_own_modes() -> None:
     plan = sample_plan()
     assert run(plan, "2026-01-15 20:00", 300, 40).target_power_kw == 40
     assert run(plan.model_copy(update={"modes": ()}), "2026-01-15 20:00", 300, 40).target_power_kw == 0
+
+
+def test_a_plan_can_be_sent_to_another_process() -> None:
+    again = pickle.loads(pickle.dumps(sample_plan()))
+    assert again == sample_plan()
+    assert run(again, "2026-01-15 20:00", 300, 40).target_power_kw == 40
 
 
 def test_the_section_alone_and_a_whole_site_file_are_the_same_plan(tmp_path: Path) -> None:

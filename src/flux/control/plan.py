@@ -119,6 +119,11 @@ class ControllerPlan(PlanFields):
         del deep  # every part is frozen
         return type(self)(**{name: getattr(self, name) for name in PlanFields.model_fields} | dict(update or {}))
 
+    def __getstate__(self) -> dict[Any, Any]:
+        """For pickle, without what was compiled: it is functions, and made again where it is needed."""
+        state = super().__getstate__()
+        return state | {"__dict__": {name: getattr(self, name) for name in PlanFields.model_fields}}
+
     @cached_property
     def zone(self) -> ZoneInfo:
         return ZoneInfo(self.timezone)
