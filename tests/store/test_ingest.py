@@ -2,9 +2,10 @@
 
 import asyncio
 import dataclasses
+import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -206,3 +207,28 @@ async def test_the_tables_refuse_nonsense_by_themselves(db: Conn) -> None:
     for column, value in [("frequency", "NaN"), ("energy_imported_active", "-1"), ("power_total_active", "Infinity")]:
         with pytest.raises(psycopg.errors.CheckViolation):
             await db.execute(f"UPDATE flux.mg_meter_readings SET {column} = %s", (value,))
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_random_batches_against_a_model(db: Conn, seed: int) -> None:
+    """The first good reading of a key stays; each other one is a duplicate or refused; nothing is counted twice."""
+    choose = random.Random(seed)
+    devices = [await add_device(db, f"B{i}", "bess") for i in range(3)]
+    stored: dict[tuple[Any, datetime], tuple[Any, ...]] = {}
+    for _ in range(12):
+        batch, expected = [], [0, 0, 0]
+        for _ in range(choose.randrange(1, 40)):
+            device = choose.choice([*devices, UUID(int=1)])
+            time = NOON + choose.randrange(8) * timedelta(days=3)
+            soe = choose.choice([None, 10.0, 10.1, 1e-50, float("nan"), 1e39])
+            source = choose.choice([None, 1])
+            batch.append(bess_reading(device, time, soe=soe, command_source=source))
+            good = device in devices and (soe is None or 0 <= soe <= 100)
+            value = (None if soe is None or not good else round(soe, 3), source)
+            outcome = 2 if not good or stored.get((device, time), value) != value else int((device, time) in stored)
+            expected[outcome] += 1
+            if outcome == 0:
+                stored[device, time] = value
+        assert await ingest(db, batch) == IngestResult(*expected)
+    rows = await fetch(db, "SELECT device_id, time, soe, command_source FROM flux.mg_bess_readings")
+    assert {(device, time): values for device, time, *values in rows} == {k: list(v) for k, v in stored.items()}

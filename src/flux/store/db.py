@@ -15,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from flux.config import Settings
 from flux.errors import InputError, UnavailableError
-from flux.store.server import EmbeddedServer, existing_folder, running_dsn
+from flux.store.server import EmbeddedServer, has_database, running_dsn
 
 CONNECT_TIMEOUT_S = 10
 _EXAMPLE = "postgresql://user:password@host:5432/database"
@@ -40,7 +40,7 @@ def database(settings: Settings, *, create: bool = True) -> Iterator[str]:
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value()
         return
-    if not create and not (existing_folder(settings.home) / "data").exists():
+    if not create and not has_database(settings.home):
         raise UnavailableError(
             f"there is no database in {settings.home.absolute()}: "
             f"make one with `flux up` or `flux db migrate`, or set FLUX_HOME or FLUX_DATABASE_URL"

@@ -403,7 +403,7 @@ def payload_of(reading: Reading) -> dict[str, Any]:
 async def _record(conn: AsyncConnection[Any], readings: Sequence[Reading], rejections: Sequence[Rejection]) -> None:
     """Keep refused readings whole; one that was kept before, for the same reason, is not kept again."""
     rows = [(readings[rejection.index], rejection) for rejection in rejections]
-    await conn.execute(
+    cursor = await conn.execute(
         """INSERT INTO flux.rejected_readings (kind, device_id, time, reason, detail, payload)
            SELECT * FROM unnest(%s::text[], %s::uuid[], %s::timestamptz[], %s::text[], %s::text[], %s::jsonb[])
            ON CONFLICT ON CONSTRAINT rejected_readings_once DO NOTHING""",
@@ -416,8 +416,10 @@ async def _record(conn: AsyncConnection[Any], readings: Sequence[Reading], rejec
             [json.dumps(payload_of(reading)) for reading, _ in rows],
         ),
     )
+    if cursor.rowcount == 0:
+        return
     reasons = sorted({rejection.reason.value for rejection in rejections})
-    _logger.warning("readings refused", count=len(rejections), reasons=reasons, first=rejections[0].detail)
+    _logger.warning("readings refused", count=cursor.rowcount, reasons=reasons, first=rejections[0].detail)
 
 
 def _zoned(time: datetime) -> datetime | None:

@@ -294,6 +294,14 @@ class EmbeddedServer:
             time.sleep(_POLL_S)
 
 
+def has_database(home: Path) -> bool:
+    """Whether a server was ever started in ``home``; True as well where we may not look."""
+    try:
+        return (existing_folder(home) / "data").exists()
+    except PermissionError:
+        return True
+
+
 def existing_folder(home: Path) -> Path:
     """Where the server's folder of ``home`` is, or would be; touches nothing."""
     folder = home.absolute() / "postgres"
