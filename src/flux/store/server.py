@@ -359,14 +359,11 @@ def _prepare_folder(home: Path, user: ServerUser) -> Path:
     """Make the server's folder, in ``home`` where its user can reach that, else in a place that it can."""
     try:
         home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"FLUX_HOME={home} cannot be used: {error.strerror}") from None
-    folder = existing_folder(home)
-    if not folder.exists() and not user.can("-x", home):
-        folder = Path(tempfile.mkdtemp(prefix="database-", dir=shared_root()))
-        (home / "postgres-is-in").write_text(f"{folder}\n")
-        _logger.warning("the server's user cannot reach the home folder", home=str(home), database_is_in=str(folder))
-    try:
+        folder = existing_folder(home)
+        if not folder.exists() and not user.can("-x", home):
+            folder = Path(tempfile.mkdtemp(prefix="database-", dir=shared_root()))
+            (home / "postgres-is-in").write_text(f"{folder}\n")
+            _logger.warning("the server's user cannot reach the home", home=str(home), database_is_in=str(folder))
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.stat().st_uid == os.geteuid():
             user.own(folder)
