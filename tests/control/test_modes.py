@@ -339,6 +339,9 @@ class TestDynamicPeakDischarge:
         assert proposed(run(peak(), f"{DAY} 17:05", 210, 35, market=outlook)) == [(35, 35, 35)]
         assert proposed(run(peak(), f"{DAY} 17:05", 210, -40, market=outlook)) == [(None, -40, 0)]
 
+    def test_a_site_that_draws_nothing_is_met_with_nothing(self) -> None:
+        assert proposed(run(peak(), f"{DAY} 17:05", 210, 0, market=LONG)) == [(0, 0, 0)]
+
     def test_or_holds_where_the_demand_has_no_priority(self) -> None:
         assert proposed(run(peak(prioritise=False), f"{DAY} 17:05", 210, 35, market=LONG)) == [(None, 0, None)]
 

@@ -72,6 +72,7 @@ def line_of(text: str, key: str) -> int:
         ("interval: 4s", "interval: 0s", "controller.interval", "'0s': must be more than 0s"),
         ("max_reading_age: 10s", "max_reading_age: ten", "controller.max_reading_age", "'ten' is not a duration"),
         ("cutoff: 15m}", "cutoff: 31m}", "when_short.cutoff", "'31m': must be more than 0 and at most 30m"),
+        ("cutoff: 15m}", "cutoff: 0s}", "when_short.cutoff", "'0s': must be more than 0 and at most 30m"),
         ("cushion: 20m", "cushion: 1d", "cushion", "must be at least 0s and less than 1d"),
         # curves
         ("[0, 475], [200, 0]]", "[200, 475], [0, 0]]", "charge_curve", "its price is below the 200"),
