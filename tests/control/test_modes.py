@@ -182,6 +182,10 @@ class TestDischargeToSoe:
     def test_evenly_over_what_is_left(self, time: str, soe: float, expected: float) -> None:
         assert power(run(self.PLAN, f"{DAY} {time}", soe, 0)) == expected
 
+    def test_at_the_level_it_is_inactive(self) -> None:
+        assert run(self.PLAN, f"{DAY} 13:45", 70, 0).active == ()
+        assert run(self.PLAN, f"{DAY} 13:45", 70.01, 0).active == ("discharge_to_soe",)
+
     def test_more_is_allowed_below_it(self) -> None:
         decision = run(self.PLAN, f"{DAY} 13:30", 100, 0)
         assert proposed(decision) == [(60, 60, None)]
@@ -511,6 +515,11 @@ class TestDynamicPeakApproach:
 
     def test_during_a_peak_the_next_days_is_approached(self) -> None:
         assert run(approach(force_duration_factor="10.0"), f"{DAY} 18:00", 30, 0).active == ("dynamic_peak_approach",)
+
+    def test_on_the_line_it_asks_for_nothing(self) -> None:
+        plan = approach(assumed_charge_power_kw="100", cushion="0s", to_soe_kwh="450")  # 90 kWh an hour, from 12:00 on
+        assert run(plan, f"{DAY} 12:30", 90, 0).active == ()
+        assert run(plan, f"{DAY} 12:30", 89.99, 0).active == ("dynamic_peak_approach",)
 
     def test_source_and_bounds(self) -> None:
         decision = run(approach(), f"{DAY} 12:00", 50, 0)

@@ -138,6 +138,10 @@ def test_periods_that_touch_do_not_overlap() -> None:
     plan_of('charge_to_soe, soe_kwh: 130, periods: [{start: "02:00", end: "05:00"}, {start: "05:00", end: "06:00"}]')
 
 
+def test_a_level_may_be_the_capacity() -> None:
+    assert plan_of('charge_to_soe, soe_kwh: 500, periods: [{start: "02:00", end: "05:00"}]').modes
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     text = SAMPLE.replace("soe_kwh: 130", "soe_kwh: 1300").replace("target_soe_kwh: 100", "target_soe_kwh: 1000")
     with pytest.raises(InputError) as caught:
