@@ -11,12 +11,13 @@ from psycopg import AsyncConnection
 from tests.edge.conftest import PLAN
 
 from flux.devices.simulator import Reply, SimulatedSite, SimulatorServer
+from flux.devices.template import builtin_template
 from flux.edge.config import load_site_file
 from flux.edge.link import PlatformLink
 from flux.edge.runtime import EdgeRuntime
 from flux.edge.sql_link import SqlLink
 from flux.edge.ticks import system_clock
-from flux.model import ConflictError, DeviceState, InputError, UnavailableError
+from flux.model import ConflictError, DeviceState, DeviceType, InputError, UnavailableError
 from flux.registry import NewDevice, add_device, get_device, list_devices
 
 Rows = list[tuple[Any, ...]]
@@ -209,6 +210,47 @@ async def test_a_restarted_modbus_server_is_found_again(plant: Plant) -> None:
         await plant.until(lambda: abs(plant.battery_kw - 40) < 0.1, 20)
 
 
+async def test_a_battery_that_is_gone_does_not_hold_up_the_end(plant: Plant) -> None:
+    edge = plant.edge()
+    await edge.start()
+    await plant.until(lambda: abs(plant.battery_kw - 40) < 0.1)
+    await plant.server.stop()
+    async with asyncio.timeout(12):
+        await edge.stop()
+    assert await plant.stored() == edge.recorder.recorded
+    assert json.loads(edge.status_file.read_text())["running"] is False
+    await plant.server.start()
+
+
+async def test_devices_come_and_change_while_it_runs(plant: Plant) -> None:
+    async with plant.edge() as edge:
+        load = await get_device(plant.db, "WLCE-LOAD-METER")
+        before = edge.site.devices[load.id].driver
+        metadata = {**load.metadata.model_dump(mode="json", exclude_none=True), "host": None, "register_map": "mine"}
+        new = NewDevice(name="WLCE-LOAD-METER-2", type=DeviceType.METER, site="WLCE", metadata=metadata)
+        added = await add_device(plant.db, new, actor="test")
+        await plant.db.execute(
+            "UPDATE flux.mg_device_registry SET active = true, state = 'testing' WHERE id = %s", (added.id,)
+        )
+        key = "device:WLCE-LOAD-METER-2"
+        await plant.until(lambda: key in {alarm.key for alarm in edge.alarms.active})  # no such template
+
+        body = builtin_template("acuvim2_standard").model_dump_json(exclude={"name"})
+        await plant.db.execute("INSERT INTO flux.device_templates VALUES ('mine', 'x', %s)", (body,))
+        host = '{"host": "127.0.0.1"}'
+        await plant.db.execute(
+            "UPDATE flux.mg_device_registry SET metadata = metadata || %s WHERE id = %s", (host, added.id)
+        )
+        await plant.until(lambda: added.id in edge.site.devices and key not in {a.key for a in edge.alarms.active})
+
+        async def recorded() -> bool:
+            query = "SELECT 1 FROM flux.mg_meter_readings r JOIN flux.mg_device_registry d ON d.id = r.device_id"
+            return bool(await plant.rows(f"{query} WHERE d.name = 'WLCE-LOAD-METER-2'"))
+
+        await plant.until(recorded)
+        assert edge.site.devices[load.id].driver is before  # nothing changed for the others
+
+
 async def test_an_unknown_device_is_one_line_and_leaves_nothing_behind(plant: Plant) -> None:
     edge = plant.edge(PLAN.replace("site_meter: WLCE-GRID-METER", "site_meter: WLCE-GRID-METR"))
     with pytest.raises(InputError) as caught:
@@ -223,9 +265,7 @@ async def test_an_unknown_device_is_one_line_and_leaves_nothing_behind(plant: Pl
 
 async def test_a_first_start_needs_the_platform(plant: Plant) -> None:
     plant.link.away = True
-    with pytest.raises(
-        UnavailableError, match="platform is away; nothing is known yet of the devices of site WLCE"
-    ):
+    with pytest.raises(UnavailableError, match="platform is away; nothing is known yet of the devices of site WLCE"):
         await plant.edge().start()
     assert not (plant.home / "edge").exists()
 

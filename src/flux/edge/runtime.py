@@ -117,9 +117,15 @@ class EdgeRuntime:
             self._check_plan(snapshot)
             self._take_locks()
             await self._open_outbox()
+            await self._begin(snapshot)
         except BaseException:
+            await self._background.stop()
             await self._let_go()
             raise
+        site = self._site_file.config.site
+        _logger.info("edge started", site=site, devices=len(self.site.devices), waiting=self.recorder.depth)
+
+    async def _begin(self, snapshot: RegistrySnapshot) -> None:
         follower = RegistryFollower(self._link, self._learned, self.site.apply, self._sleep)
         self._background.start("outbox", self.recorder.run)
         await follower.take(snapshot)
@@ -128,12 +134,6 @@ class EdgeRuntime:
         self._background.start("state reports", self._reporter.run)
         self._background.start("clock check", self._clock_check.run)
         self._background.start("status", self._write_status_for_ever)
-        _logger.info(
-            "edge started",
-            site=self._site_file.config.site,
-            devices=len(self.site.devices),
-            waiting=self.recorder.depth,
-        )
 
     async def stop(self) -> None:
         """0 kW to the batteries, every reading on disk, and a short last try to send them."""
@@ -204,6 +204,8 @@ class EdgeRuntime:
                 await work
         except (TimeoutError, FluxError) as error:
             _logger.warning("not done while stopping", what=what, error=str(error) or f"took longer than {limit_s:g} s")
+        except Exception:  # a bug in one step must not keep the readings of the others from the disk
+            _logger.exception("not done while stopping", what=what)
 
     async def _write_status_for_ever(self) -> None:
         while True:

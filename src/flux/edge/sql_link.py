@@ -10,7 +10,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from flux.edge.link import PushResult, RegistrySnapshot
-from flux.model import Device, DeviceId, DeviceState, Reading, UnavailableError
+from flux.model import Device, DeviceId, DeviceState, FluxError, Reading, UnavailableError
 from flux.registry import list_devices, set_state
 from flux.store.db import connect
 from flux.store.ingest import ingest
@@ -88,7 +88,9 @@ class SqlLink:
             except psycopg.Error as error:
                 await self._drop_work()
                 raise UnavailableError(f"platform: {_one_line(error)}") from error
-            except asyncio.CancelledError:
+            except FluxError:  # of the registry or of connecting: the connection is as it was
+                raise
+            except BaseException:
                 await self._drop_work()  # it may be in the middle of something
                 raise
 
