@@ -53,4 +53,5 @@ lock: install  ## pin the dependencies of pyproject.toml anew (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet -o requirements.txt
 
 clean:  ## remove the environment, caches and the demo's data
+	if [ -f .flux/postgres-is-in ]; then rm -rf "$$(cat .flux/postgres-is-in)"; fi  # root's, where .flux was out of reach
 	rm -rf $(VENV) .flux .pytest_cache .mypy_cache .ruff_cache .hypothesis

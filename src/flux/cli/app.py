@@ -9,7 +9,7 @@ import sys
 import typer
 
 import flux
-from flux.cli import control, db, demo, devices, doctor, edge, readings, serve, sim, up, worker
+from flux.cli import control, db, demo, devices, doctor, edge, readings, serve, sim, templates, up, worker
 from flux.cli.supervised import end_with_supervisor
 from flux.errors import FluxError
 
@@ -36,6 +36,7 @@ for _name, _group in (
     ("readings", readings.app),
     ("rollups", readings.rollups_app),
     ("control", control.app),
+    ("templates", templates.app),
     ("db", db.app),
 ):
     app.add_typer(_group, name=_name)

@@ -1,13 +1,11 @@
 """``flux db``: the database behind Flux."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flux.errors import RefusedError, UnavailableError
+from flux.cli.shared import opened_database
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -120,30 +118,3 @@ def restore(
         f"restored: {found.devices} devices, {found.meter_readings:,} meter readings, "
         f"{found.bess_readings:,} BESS readings; schema version {found.schema_version}"
     )
-
-
-@contextlib.contextmanager
-def opened_database(*, create: bool = False) -> Iterator[str]:
-    """The DSN of the database that a command works on, for as long as the block; what goes wrong is one clear line."""
-    import psycopg
-
-    from flux.config import load_settings
-    from flux.config.logs import configure_logging
-    from flux.store.db import database
-
-    settings = load_settings()
-    if "log_level" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"log_level": "WARNING"})  # a person asked; starting a server is no news
-    configure_logging(settings)
-    with database(settings, create=create) as dsn:
-        try:
-            yield dsn
-        except (
-            psycopg.errors.UndefinedTable,
-            psycopg.errors.UndefinedFunction,
-            psycopg.errors.UndefinedColumn,
-        ) as error:
-            said = str(error).splitlines()[0]
-            raise RefusedError(f"the schema is not this program's, run `flux db migrate` ({said})") from None
-        except psycopg.OperationalError as error:
-            raise UnavailableError(f"the database went away: {' '.join(str(error).split())}") from None

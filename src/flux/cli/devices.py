@@ -4,6 +4,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flux.cli.shared import print_table, run_on_database
+from flux.errors import InputError
+
 if TYPE_CHECKING:
     from flux.model import Device
 
@@ -28,11 +31,14 @@ def list_(
 
     wanted_type = _choice(DeviceType, type, "--type")
     wanted_state = _choice(DeviceState, state, "--state")
-    found = _run(lambda conn: list_devices(conn, site=site, type=wanted_type, state=wanted_state))
+    found = run_on_database(lambda conn: list_devices(conn, site=site, type=wanted_type, state=wanted_state))
     if as_json:
         typer.echo("[" + ",\n ".join(device.model_dump_json() for device in found) + "]")
         return
-    _print_table(found)
+    if not found:
+        typer.echo("no devices; `flux devices add --help` shows how to register one")
+        return
+    print_table([_table_row(device) for device in found])
 
 
 @app.command()
@@ -47,7 +53,7 @@ def show(name: Annotated[str, typer.Argument(help="Name or id.")], as_json: AsJs
         device = await get_device(conn, name)
         return device, await history(conn, device.id)
 
-    device, events = _run(both)
+    device, events = run_on_database(both)
     if as_json:
         typer.echo(device.model_dump_json(indent=2))
         return
@@ -80,26 +86,11 @@ def add(
     values = {"host": host, template_key: template, "port": port, "modbus_address": unit}
     given = {key: value for key, value in values.items() if value is not None}
     new = parse_new_device({"name": name, "type": type, "site": site, "metadata": given | _key_values(metadata or [])})
-    device = _run(lambda conn: add_device(conn, new, actor=getpass.getuser()))
+    device = run_on_database(lambda conn: add_device(conn, new, actor=getpass.getuser()))
     typer.echo(f"{device.name} is registered at {device.site}; state: {device.state}")
 
 
-def _run(work: Any) -> Any:
-    import asyncio
-
-    from flux.config import load_settings
-    from flux.store.db import connect, resolve_dsn
-
-    async def connected() -> Any:
-        async with await connect(resolve_dsn(load_settings())) as conn:
-            return await work(conn)
-
-    return asyncio.run(connected())
-
-
 def _choice(kind: Any, value: str | None, option: str) -> Any:
-    from flux.errors import InputError
-
     if value is None:
         return None
     try:
@@ -111,8 +102,6 @@ def _choice(kind: Any, value: str | None, option: str) -> Any:
 def _key_values(pairs: list[str]) -> dict[str, Any]:
     """``["ct_ratio=200", "model=X"]`` → ``{"ct_ratio": 200, "model": "X"}``: values are JSON where they can be."""
     import json
-
-    from flux.errors import InputError
 
     parsed: dict[str, Any] = {}
     for pair in pairs:
@@ -126,24 +115,17 @@ def _key_values(pairs: list[str]) -> dict[str, Any]:
     return parsed
 
 
-def _print_table(devices: "list[Device]") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    if not devices:
-        typer.echo("no devices; `flux devices add --help` shows how to register one")
-        return
-    table = Table(box=None, header_style="bold")
-    for column in ("name", "site", "type", "state", "active", "template", "address"):
-        table.add_column(column)
-    for device in devices:
-        metadata = device.metadata
-        address = f"{metadata.host}:{metadata.port}/{metadata.modbus_address}" if metadata.host else "–"
-        active = "yes" if device.active else "no"
-        table.add_row(
-            device.name, device.site, device.type, device.state, active, metadata.template_name or "–", address
-        )
-    Console().print(table)
+def _table_row(device: "Device") -> dict[str, Any]:
+    metadata = device.metadata
+    return {
+        "name": device.name,
+        "site": device.site,
+        "type": str(device.type),
+        "state": str(device.state),
+        "active": "yes" if device.active else "no",
+        "template": metadata.template_name,
+        "address": f"{metadata.host}:{metadata.port}/{metadata.modbus_address}" if metadata.host else None,
+    }
 
 
 def _print_device(device: "Device", events: list[Any]) -> None:

@@ -15,9 +15,11 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON object
     import sys
 
     from flux.config import load_settings
+    from flux.config.logs import configure_logging
     from flux.local.doctor import Grade, examine, utc_now
 
     settings = load_settings()
+    configure_logging(settings, quiet=True)
 
     async def run() -> bool:
         healthy = True

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from flux.cli.shared import print_table, run_on_database
+
 if TYPE_CHECKING:
     from flux.store.rejected import RejectedReading
 
@@ -68,7 +70,7 @@ def list_(
     async def work(conn: Any) -> list[dict[str, Any]]:
         return await queries.readings(conn, await get_device(conn, device), first, end, limit=limit)
 
-    rows = _run(work)
+    rows = run_on_database(work)
     _print(rows, as_json, as_csv, shown=None if wide else _main_columns, nothing="no readings in that span")
 
 
@@ -84,7 +86,7 @@ def latest(
     """
     from flux.store import queries
 
-    rows = _run(lambda conn: queries.latest_readings(conn, site=site))
+    rows = run_on_database(lambda conn: queries.latest_readings(conn, site=site))
     _print(_same_columns(rows), as_json, as_csv, shown=_latest_columns, nothing="no devices")
 
 
@@ -108,13 +110,13 @@ def rejected(
     if accept and not id:
         raise InputError("--accept replaces stored readings: name each with --id")
     if accept:
-        count = _run(lambda conn: accept_rejected(conn, id or []))
+        count = run_on_database(lambda conn: accept_rejected(conn, id or []))
         typer.echo(f"accepted {count}")
     elif retry:
-        result = _run(lambda conn: retry_rejected(conn, id))
+        result = run_on_database(lambda conn: retry_rejected(conn, id))
         typer.echo(f"stored {result.stored}, stored before {result.duplicates}, still refused {result.rejected}")
     else:
-        _print_rejected(_run(lambda conn: list_rejected(conn, ids=id, limit=limit)), as_json)
+        _print_rejected(run_on_database(lambda conn: list_rejected(conn, ids=id, limit=limit)), as_json)
 
 
 @rollups_app.callback(invoke_without_command=True, context_settings={"allow_interspersed_args": True})
@@ -142,28 +144,13 @@ def rollups(
         return await queries.rollups(conn, await get_device(conn, device), level, first, end)  # type: ignore[arg-type]
 
     shown = None if wide else _rollup_columns
-    _print(_run(work), as_json, as_csv, shown=shown, nothing="no buckets in that span")
+    _print(run_on_database(work), as_json, as_csv, shown=shown, nothing="no buckets in that span")
 
 
 def _now() -> datetime:
     from datetime import UTC
 
     return datetime.now(UTC)
-
-
-def _run(work: Callable[[Any], Any]) -> Any:
-    """Run ``work`` on a connection; an embedded database that does not run is started for it."""
-    import asyncio
-
-    from flux.cli.db import opened_database
-    from flux.store.db import connect
-
-    async def connected(dsn: str) -> Any:
-        async with await connect(dsn, application_name="flux cli", autocommit=True) as conn:
-            return await work(conn)
-
-    with opened_database() as dsn:
-        return asyncio.run(connected(dsn))
 
 
 def _instant(text: str, now: datetime, option: str) -> datetime:
@@ -228,7 +215,7 @@ def _print(
     else:
         columns = list(rows[0])
         used = [c for c in columns if any(row[c] is not None for row in rows)]
-        _print_table(rows, shown(used) if shown else columns)
+        print_table(rows, shown(used) if shown else columns)
 
 
 def _plain(value: Any) -> str:
@@ -243,37 +230,6 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(rows[0])
         writer.writerows(["" if v is None else _plain(v) for v in row.values()] for row in rows)
-
-
-def _print_table(rows: list[dict[str, Any]], columns: list[str]) -> None:
-    """Headings break over lines where the terminal is narrow, values never do; a pipe gets one line for each row."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold")
-    for column in columns:
-        values = [row[column] for row in rows]
-        number = any(isinstance(value, int | float) for value in values)
-        widest = max((len(_cell(column, value)) for value in values if not isinstance(value, str)), default=None)
-        table.add_column(column.replace("_", " "), justify="right" if number else "left", min_width=widest)
-    for row in rows:
-        table.add_row(*(_cell(column, row[column]) for column in columns))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 10_000
-    console.print(table)
-
-
-def _cell(column: str, value: Any) -> str:
-    """Energy to 0.01, ages to the second, other measured values to 0.001, as the whole of Flux shows them."""
-    if value is None:
-        return "–"
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
-    if isinstance(value, float):
-        digits = 2 if column.startswith("energy") else 0 if column == "age_s" else 3
-        return f"{value:,.{digits}f}"
-    return str(value)
 
 
 def _print_rejected(rows: "list[RejectedReading]", as_json: bool) -> None:
@@ -294,7 +250,7 @@ def _print_rejected(rows: "list[RejectedReading]", as_json: bool) -> None:
         )
         for r in rows
     ]
-    _print_table(table, list(names))
+    print_table(table, list(names))
     typer.echo(
         "`--retry` tries again what has been mended; `--accept --id N` puts a conflict in place of what is stored"
     )

@@ -12,12 +12,13 @@ from flux.errors import InputError
 def configure_logging(settings: Settings, *, quiet: bool = False) -> None:
     """Set up structlog and the standard library's logging alike; called once, by the process that starts.
 
-    ``quiet`` leaves out what is only informative.
+    ``quiet`` leaves out what is only informative, unless FLUX_LOG_LEVEL was set.
     """
     level = logging.getLevelNamesMapping().get(settings.log_level.upper())
     if level is None:
         raise InputError(f"FLUX_LOG_LEVEL={settings.log_level!r}: one of DEBUG, INFO, WARNING, ERROR")
-    level = max(level, logging.WARNING) if quiet else level
+    if quiet and "log_level" not in settings.model_fields_set:
+        level = logging.WARNING
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if settings.log_json

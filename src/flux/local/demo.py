@@ -27,7 +27,7 @@ from flux.edge.config import SiteFile, load_site_file
 from flux.edge.fast import run_fast
 from flux.local.ports import require_free
 from flux.local.supervisor import ChildSpec
-from flux.local.up import UpOptions, check_ports, migrated_database, only_one, run_children, utc_now
+from flux.local.up import Database, UpOptions, check_ports, migrated_database, only_one, run_children, utc_now
 from flux.model import Device, DeviceId, Reading
 from flux.registry import add_device, list_devices, parse_new_device, set_metadata
 from flux.store import rollups
@@ -176,13 +176,15 @@ def run_demo(settings: Settings, *, days: int, modbus_port: int) -> None:
             require_free(device.host, device.port, device.name, "choose other ports with --modbus-port")
         site_file = write_site_file(files)
         console.print("starting PostgreSQL …")
-        with migrated_database(settings) as dsn:
-            asyncio.run(_demo(console, UpOptions(settings, site_file), files, config, dsn, days))
+        with migrated_database(settings) as database:
+            asyncio.run(_demo(console, UpOptions(settings, site_file), files, config, database, days))
     console.print(f"stopped; `make demo` goes on where it was, everything is kept in {settings.home}")
 
 
-async def _demo(console: Console, options: UpOptions, files: DemoFiles, config: SimConfig, dsn: str, days: int) -> None:
-    async with await connect(dsn, application_name="flux demo", autocommit=True) as conn:
+async def _demo(
+    console: Console, options: UpOptions, files: DemoFiles, config: SimConfig, database: Database, days: int
+) -> None:
+    async with await connect(database.dsn, application_name="flux demo", autocommit=True) as conn:
         devices = await register_devices(conn, config)
         backfill = Backfill(files, config, days, utc_now)
         if backfill.needed:
@@ -190,7 +192,7 @@ async def _demo(console: Console, options: UpOptions, files: DemoFiles, config: 
     port = config.devices[0].port
     simulator = ["sim", "--site", SITE, "--port", str(port), "--state", str(files.sim_state)]
     options = replace(options, before=(ChildSpec("sim", simulator, {}),))
-    await run_children(options, dsn, console, _heading(options))
+    await run_children(options, database, console, _heading(options))
 
 
 async def _show_backfill(

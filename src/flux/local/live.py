@@ -16,7 +16,7 @@ from rich.text import Text
 
 from flux.errors import UnavailableError
 from flux.local.status import EdgeStatus, StoreFigures, read_edge_status, store_figures
-from flux.local.supervisor import Child
+from flux.local.supervisor import Child, stopped
 from flux.store.db import connect
 
 _REFRESH_S = 1.0
@@ -41,9 +41,7 @@ class LiveView:
         try:
             await (self._redraw(stop) if redraw else self._print_lines(stop))
         finally:
-            counting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await counting
+            await stopped(counting)
 
     async def _redraw(self, stop: asyncio.Event) -> None:
         with Live(self.render(), console=self.console, auto_refresh=False) as live:

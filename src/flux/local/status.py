@@ -76,7 +76,7 @@ def _number(value: float | None, unit: str) -> str:
 
 def _controller_line(controller: dict[str, Any] | None) -> str:
     if controller is None:
-        return "[dim]no plan: records only[/]"
+        return "[dim]no decision yet[/]"
     mode = controller["effective"] or ("[red]stopped[/]" if controller["halted"] else "idle")
     return f"[bold]{mode}[/]  {escape(controller['reason'])}"
 

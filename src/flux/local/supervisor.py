@@ -61,9 +61,7 @@ class Child:
     async def stop(self) -> None:
         """Ask it to end (SIGTERM), and after 15 s insist (SIGKILL)."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await stopped(self._task)
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -111,6 +109,13 @@ class Child:
             delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
             self.restarts += 1
             self._process = process = await self._spawn()
+
+
+async def stopped(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait for its end; raises what had ended it before."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 class Supervisor:

@@ -15,19 +15,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+import structlog
 from rich.console import Console
 
 from flux.config import Settings
 from flux.edge.config import SiteFile
 from flux.edge.status import STATUS_FILE
-from flux.errors import ConflictError, UnavailableError
+from flux.errors import ConflictError, FluxError, UnavailableError
 from flux.local.live import LiveView
 from flux.local.ports import require_free
-from flux.local.supervisor import Child, ChildSpec, Supervisor
-from flux.store.db import database
+from flux.local.supervisor import Child, ChildSpec, Supervisor, stopped
 from flux.store.migrate import migrate
+from flux.store.server import EmbeddedServer
 
 _START_TIMEOUT_S = 30.0
+_DATABASE_CHECK_S = 3.0
+_logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,37 @@ class UpOptions:
         return None if self.site_file is None else self.site_file.state_dir(self.settings.home) / STATUS_FILE
 
 
+@dataclass(frozen=True, slots=True)
+class Database:
+    """The database of this run; ``server`` None: it is the user's own."""
+
+    dsn: str
+    server: EmbeddedServer | None = None
+
+    async def keep_running(self) -> None:
+        """Start the embedded server again whenever it ended: somebody killed it, or the machine ran out of memory."""
+        while self.server is not None:
+            await asyncio.sleep(_DATABASE_CHECK_S)
+            try:
+                restarted = await asyncio.to_thread(self.server.start)
+            except FluxError as error:
+                _logger.warning("the database cannot be started again yet", error=str(error))
+                continue
+            if restarted:
+                _logger.warning("the database had ended and was started again")
+
+
 @contextmanager
-def migrated_database(settings: Settings) -> Iterator[str]:
-    """The DSN of a database with the newest schema, for as long as the block runs."""
-    with database(settings) as dsn:
+def migrated_database(settings: Settings) -> Iterator[Database]:
+    """A database with the newest schema, for as long as the block runs."""
+    if settings.database_url is not None:
+        dsn = settings.database_url.get_secret_value()
         migrate(dsn)
-        yield dsn
+        yield Database(dsn)
+        return
+    with EmbeddedServer(settings.home) as server:
+        migrate(server.dsn)
+        yield Database(server.dsn, server)
 
 
 def check_ports(settings: Settings) -> None:
@@ -132,20 +160,24 @@ def run_up(options: UpOptions) -> None:
     settings = options.settings
     with only_one(settings.home):
         check_ports(settings)
-        with migrated_database(settings) as dsn:
-            asyncio.run(run_children(options, dsn, console, heading=f"Flux runs: {options.url}/docs"))
+        with migrated_database(settings) as database:
+            asyncio.run(run_children(options, database, console, heading=f"Flux runs: {options.url}/docs"))
     console.print(f"stopped; everything is kept in {settings.home}")
 
 
-async def run_children(options: UpOptions, dsn: str, console: Console, heading: str) -> None:
+async def run_children(options: UpOptions, database: Database, console: Console, heading: str) -> None:
     """Start the children and show the site until told to stop."""
-    with stop_requested() as stop:
-        async with children(options, dsn) as supervisor:
-            console.print(heading, soft_wrap=True)
-            console.print("Ctrl-C stops everything; what was read is kept.\n")
-            view = LiveView(console, tuple(supervisor.children), dsn, options.status_file, utc_now)
-            await view.run(stop, redraw=console.is_terminal)
-            console.print("stopping …")
+    keeper = asyncio.create_task(database.keep_running(), name="keep the database running")
+    try:
+        with stop_requested() as stop:
+            async with children(options, database.dsn) as supervisor:
+                console.print(heading, soft_wrap=True)
+                console.print("Ctrl-C stops everything; what was read is kept.\n")
+                view = LiveView(console, tuple(supervisor.children), database.dsn, options.status_file, utc_now)
+                await view.run(stop, redraw=console.is_terminal)
+                console.print("stopping …")
+    finally:
+        await stopped(keeper)
 
 
 def utc_now() -> datetime:

@@ -1,7 +1,6 @@
 """The platform's background work: rollups follow the readings within seconds."""
 
 import asyncio
-import contextlib
 import signal
 
 import stamina
@@ -9,6 +8,7 @@ import structlog
 from psycopg import OperationalError
 
 from flux.errors import UnavailableError
+from flux.local.supervisor import stopped
 from flux.store import rollups
 from flux.store.db import connect
 
@@ -34,9 +34,7 @@ async def run_worker(dsn: str, *, once: bool = False) -> None:
     await asyncio.wait({work, asyncio.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
     if work.done():
         work.result()  # it never returns: this raises what ended it
-    work.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await work
+    await stopped(work)
 
 
 async def _refresh_forever(dsn: str) -> None:

@@ -1,0 +1,79 @@
+"""What several commands do alike: open the database, print a table."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from flux.errors import RefusedError, UnavailableError
+
+
+@contextlib.contextmanager
+def opened_database(*, create: bool = False) -> Iterator[str]:
+    """The DSN of the database that a command works on, for as long as the block; what goes wrong is one clear line."""
+    import psycopg
+
+    from flux.config import load_settings
+    from flux.config.logs import configure_logging
+    from flux.store.db import database
+
+    settings = load_settings()
+    configure_logging(settings, quiet=True)  # a person asked; that a server was started is no news
+    with database(settings, create=create) as dsn:
+        try:
+            yield dsn
+        except (
+            psycopg.errors.UndefinedTable,
+            psycopg.errors.UndefinedFunction,
+            psycopg.errors.UndefinedColumn,
+        ) as error:
+            said = str(error).splitlines()[0]
+            raise RefusedError(f"the schema is not this program's, run `flux db migrate` ({said})") from None
+        except psycopg.OperationalError as error:
+            raise UnavailableError(f"the database went away: {' '.join(str(error).split())}") from None
+
+
+def run_on_database(work: Callable[[Any], Any]) -> Any:
+    """Run ``work`` on a connection; an embedded database that does not run is started for it."""
+    import asyncio
+
+    from flux.store.db import connect
+
+    async def connected(dsn: str) -> Any:
+        async with await connect(dsn, application_name="flux cli", autocommit=True) as conn:
+            return await work(conn)
+
+    with opened_database() as dsn:
+        return asyncio.run(connected(dsn))
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Headings break over lines where the terminal is narrow, values never do; a pipe gets one line for each row."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = list(rows[0]) if columns is None else columns
+    table = Table(box=None, header_style="bold")
+    for column in columns:
+        values = [row[column] for row in rows]
+        number = any(isinstance(value, int | float) for value in values)
+        widest = max((len(cell(column, value)) for value in values if not isinstance(value, str)), default=None)
+        table.add_column(column.replace("_", " "), justify="right" if number else "left", min_width=widest)
+    for row in rows:
+        table.add_row(*(cell(column, row[column]) for column in columns))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(table)
+
+
+def cell(column: str, value: Any) -> str:
+    """Energy to 0.01, ages to the second, other measured values to 0.001, as the whole of Flux shows them."""
+    if value is None:
+        return "–"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, float):
+        digits = 2 if column.startswith("energy") else 0 if column == "age_s" else 3
+        return f"{value:,.{digits}f}"
+    return str(value)
