@@ -27,8 +27,9 @@ BEGIN
         FROM unnest(pieces) p
         JOIN flux.rollup_devices d ON d.device_id = p.device_id
         JOIN flux.mg_device_registry g ON g.id = p.device_id
-        CROSS JOIN LATERAL (SELECT flux.gap_limit_seconds(g.metadata) AS gap_s) l
-        CROSS JOIN LATERAL (SELECT make_interval(secs => l.gap_s) AS gap) l2
+        -- (OFFSET 0: worked out once a piece, not wherever it is used)
+        CROSS JOIN LATERAL (SELECT flux.gap_limit_seconds(g.metadata) AS gap_s OFFSET 0) l
+        CROSS JOIN LATERAL (SELECT make_interval(secs => l.gap_s) AS gap OFFSET 0) l2
         -- the reading with counters before the piece, and the one after it
         LEFT JOIN LATERAL (
             SELECT r.time, num_nonnulls(
@@ -44,10 +45,13 @@ BEGIN
 @counter{, }                r.%m%
             ) > 0 AND d.counters <> '{}' ORDER BY r.time LIMIT 1
         ) after ON true
-        -- how many counters a full reading has here: all that the device ever reported, or fewer if it stopped
+        -- how many counters a full reading has here: all that the device ever reported, or fewer if it stopped; and
+        -- whether there are readings after the piece
         CROSS JOIN LATERAL (
             SELECT CASE WHEN before.counters = cardinality(d.counters) THEN before.counters
-                        ELSE flux.rollup_counters_near(p.device_id, p.lo - l2.gap, p.hi + l2.gap) END AS counters
+                        ELSE flux.rollup_counters_near(p.device_id, p.lo - l2.gap, p.hi + l2.gap) END AS counters,
+                   (SELECT r.time FROM flux.mg_meter_readings r WHERE r.device_id = p.device_id ORDER BY r.time DESC LIMIT 1) >= p.hi AS more
+            OFFSET 0
         ) every
         CROSS JOIN LATERAL (
             SELECT s.*,
@@ -63,8 +67,7 @@ BEGIN
                     OR s.step_before > l.gap_s OR s.step_after > l.gap_s
                     -- the first one after a gap or of all; and the last one before a gap
                     OR (s.step_before IS NULL AND before.time IS NULL)
-                    OR (s.step_after IS NULL AND after.time IS NULL AND EXISTS (
-                        SELECT FROM flux.mg_meter_readings r WHERE r.device_id = p.device_id AND r.time >= p.hi))
+                    OR (s.step_after IS NULL AND after.time IS NULL AND every.more)
                 , false) AS irregular
             FROM (
                 SELECT b.*,

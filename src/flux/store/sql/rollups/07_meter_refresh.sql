@@ -69,9 +69,9 @@ BEGIN
         FROM unnest(changes) c
         JOIN flux.rollup_devices d ON d.device_id = c.device_id
         JOIN flux.mg_device_registry g ON g.id = c.device_id
-        CROSS JOIN LATERAL (SELECT make_interval(secs => flux.gap_limit_seconds(g.metadata)) AS gap) l2
-        CROSS JOIN LATERAL (SELECT flux.rollup_reading_before(c.device_id, c.lo, c.lo - l2.gap, d.counters) AS time) before
-        CROSS JOIN LATERAL (SELECT flux.rollup_reading_after(c.device_id, c.hi, c.hi + l2.gap, d.counters) AS time) after
+        CROSS JOIN LATERAL (SELECT make_interval(secs => flux.gap_limit_seconds(g.metadata)) AS gap OFFSET 0) l2
+        CROSS JOIN LATERAL (SELECT flux.rollup_reading_before(c.device_id, c.lo, c.lo - l2.gap, d.counters) AS time OFFSET 0) before
+        CROSS JOIN LATERAL (SELECT flux.rollup_reading_after(c.device_id, c.hi, c.hi + l2.gap, d.counters) AS time OFFSET 0) after
     ) w;
 
     -- ── and to the counter events that they touch: a fall is judged as a whole ──

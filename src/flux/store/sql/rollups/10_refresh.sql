@@ -12,6 +12,7 @@ SET enable_memoize = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
 SET enable_sort = off
+SET enable_seqscan = off
 SET enable_material = off
 AS $$
 DECLARE

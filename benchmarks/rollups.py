@@ -1,0 +1,171 @@
+"""Rollups from scratch, against the same columns grouped and stored by one plain statement; and one minute live.
+
+The plain statement does what one would write without minding energy: mean, minimum and maximum, the last counter value
+minus the first, no interpolation over a bucket's edge, no falls, no gaps, and only the 5-minute level. Both run in the
+same server with durable settings, alternately; figures are medians.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from psycopg import Connection, sql
+
+from flux.model import METER_METRICS, MetricKind
+from flux.store.db import connect_sync
+from flux.store.migrate import migrate
+from flux.store.server import EmbeddedServer
+
+DEVICES = 20
+AIM_SCRATCH = 0.45
+AIM_IRREGULAR = 0.3
+LIVE_DEVICES = 1000
+LIVE_MINUTES = 7
+AIM_LIVE_S = 0.3
+START = datetime(2026, 1, 5, tzinfo=UTC)
+LEVELS = [m.name for m in METER_METRICS if m.kind is MetricKind.LEVEL]
+COUNTERS = [m.name for m in METER_METRICS if m.kind is MetricKind.COUNTER]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Readings ``i`` of a device, one a minute; ``counter`` is SQL for a counter's value in it."""
+
+    name: str
+    counter: str
+    aim: float
+
+
+CLEAN = Scenario("clean", "1000 + i * 0.37", AIM_SCRATCH)
+IRREGULAR = (
+    Scenario("one reset per device and day", "10 + (i % 1440) * 0.37", AIM_IRREGULAR),
+    Scenario("1 % glitches", "CASE WHEN i % 100 = 61 THEN 0 ELSE 1000 + i * 0.37 END", AIM_IRREGULAR),
+    Scenario("counters in every 5th reading", "CASE WHEN i % 5 = 0 THEN 1000 + i * 0.37 END", AIM_IRREGULAR),
+)
+
+
+def fill(conn: Connection[Any], devices: int, first: int, minutes: int, counter: str) -> None:
+    """Readings of ``minutes`` minutes, from ``first`` minutes after START, of the first ``devices`` devices."""
+    columns = sql.SQL(", ").join(map(sql.Identifier, [*LEVELS, *COUNTERS]))
+    values = sql.SQL(", ").join(
+        [sql.SQL("20 + (i * {}) % 17").format(k) for k, _ in enumerate(LEVELS, start=3)]
+        + [sql.SQL(counter)] * len(COUNTERS)
+    )
+    query = sql.SQL(
+        """INSERT INTO flux.mg_meter_readings (device_id, time, {})
+           SELECT id, {}::timestamptz + i * interval '1 minute', {}
+           FROM (SELECT id FROM flux.mg_device_registry ORDER BY name LIMIT {}) d, generate_series({}, {}) i"""
+    )
+    conn.execute(query.format(columns, START, values, devices, first, first + minutes - 1))
+
+
+def plain_statement() -> sql.Composed:
+    """Group and store the same columns of 5 minutes, without anything else."""
+    level = sql.SQL("avg({0}), min({0}), max({0})")
+    counter = sql.SQL("min({0}), max({0}) - min({0})")
+    parts = [level.format(sql.Identifier(m)) for m in LEVELS] + [counter.format(sql.Identifier(m)) for m in COUNTERS]
+    names = [f"{m}_{s}" for m in LEVELS for s in ("avg", "min", "max")]
+    names += [f"{m}_{s}" for m in COUNTERS for s in ("min", "delta")]
+    return sql.SQL(
+        """INSERT INTO plain (device_id, time_b, samples, {})
+           SELECT device_id, date_bin('5 minutes', time, '2000-01-01 00:00+00'), count(*), {}
+           FROM flux.mg_meter_readings GROUP BY 1, 2"""
+    ).format(sql.SQL(", ").join(map(sql.Identifier, names)), sql.SQL(", ").join(parts))
+
+
+def timed(conn: Connection[Any], statement: Any) -> float:
+    conn.execute("CHECKPOINT")
+    began = time.perf_counter()
+    conn.execute(statement)
+    return time.perf_counter() - began
+
+
+def add_devices(conn: Connection[Any], count: int) -> None:
+    conn.execute(
+        """INSERT INTO flux.mg_device_registry (name, type, site, state)
+           SELECT 'METER-' || lpad(n::text, 5, '0'), 'meter', 'WLCE', 'active' FROM generate_series(1, %s) n""",
+        (count,),
+    )
+
+
+def from_scratch(conn: Connection[Any], scenario: Scenario, rows: int, rounds: int) -> float:
+    """Ratio of the refresh to the plain statement, in rows/s."""
+    minutes = rows // DEVICES
+    conn.execute("TRUNCATE flux.mg_meter_readings")
+    conn.execute("CALL flux.refresh_rollups()")
+    conn.execute(
+        "SELECT flux.ensure_partitions('flux.mg_meter_readings', %s, %s)", (START, START + timedelta(minutes=minutes))
+    )
+    fill(conn, DEVICES, 0, minutes, scenario.counter)
+    conn.execute("VACUUM ANALYZE flux.mg_meter_readings")
+    plain = plain_statement()
+    took: dict[str, list[float]] = {"plain": [], "refresh": []}
+    for _ in range(rounds):
+        conn.execute("DROP TABLE IF EXISTS plain")
+        conn.execute("CREATE TABLE plain (LIKE flux.mg_meter_readings_5m_intermediate INCLUDING ALL)")
+        took["plain"].append(timed(conn, plain))
+        conn.execute(
+            "TRUNCATE flux.mg_meter_readings_5m_intermediate, flux.mg_meter_readings_30m_intermediate, "
+            "flux.mg_meter_readings_1h, flux.rollup_changes, flux.counter_events, flux.rollup_gaps"
+        )
+        conn.execute("""INSERT INTO flux.rollup_changes (device_id, source, from_time, to_time)
+                        SELECT device_id, 'meter', min(time), max(time) FROM flux.mg_meter_readings
+                        GROUP BY device_id, date_bin('1 hour', time, '2000-01-01 00:00+00')""")
+        took["refresh"].append(timed(conn, "CALL flux.refresh_rollups(10)"))
+    plain_s, refresh_s = (statistics.median(took[way]) for way in ("plain", "refresh"))
+    ratio = plain_s / refresh_s
+    print(
+        f"rollups, {scenario.name}: {rows / refresh_s:,.0f} rows/s, plain statement {rows / plain_s:,.0f} rows/s: "
+        f"ratio {ratio:.2f} (aim ≥ {scenario.aim})"
+    )
+    return ratio
+
+
+def live_minute(conn: Connection[Any], history_minutes: int) -> float:
+    """Seconds to bring the rollups up to date with one minute's new readings of many devices."""
+    conn.execute("TRUNCATE flux.mg_meter_readings")
+    conn.execute("CALL flux.refresh_rollups()")
+    conn.execute(
+        "SELECT flux.ensure_partitions('flux.mg_meter_readings', %s, %s)",
+        (START, START + timedelta(minutes=history_minutes + 100)),
+    )
+    fill(conn, LIVE_DEVICES, 0, history_minutes, CLEAN.counter)
+    conn.execute("CALL flux.refresh_rollups()")
+    conn.execute("VACUUM ANALYZE flux.mg_meter_readings")
+    conn.execute("VACUUM ANALYZE flux.mg_meter_readings_5m_intermediate")
+    took = []
+    for minute in range(history_minutes, history_minutes + LIVE_MINUTES):
+        fill(conn, LIVE_DEVICES, minute, 1, CLEAN.counter)
+        took.append(timed(conn, "CALL flux.refresh_rollups(1000)"))
+    seconds = statistics.median(took)
+    print(
+        f"rollups, one minute of {LIVE_DEVICES} devices, {history_minutes / 60:g} h of history: {seconds:.3f} s "
+        f"(aim < {AIM_LIVE_S} s)"
+    )
+    return seconds
+
+
+def main(rows: int = 200_000, rounds: int = 3, history_minutes: int = 180) -> float:
+    """Print all figures; returns the ratio of clean data."""
+    with tempfile.TemporaryDirectory(prefix="flux-bench-") as folder:
+        Path(folder).chmod(0o755)
+        with EmbeddedServer(Path(folder)) as server:
+            migrate(server.dsn)
+            with connect_sync(server.dsn, autocommit=True) as conn:
+                add_devices(conn, LIVE_DEVICES)
+                ratio = from_scratch(conn, CLEAN, rows, rounds)
+                for scenario in IRREGULAR:
+                    from_scratch(conn, scenario, rows, 1)
+                few = live_minute(conn, history_minutes)
+                more = live_minute(conn, 4 * history_minutes)
+                print(f"rollups, one minute with 4 times the history: {more / few:.2f} × (aim ≤ 1.2)")
+    return ratio
+
+
+if __name__ == "__main__":
+    main(*(int(argument.replace("_", "")) for argument in sys.argv[1:]))
