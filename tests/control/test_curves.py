@@ -31,6 +31,11 @@ def test_at_a_step_the_later_point_holds() -> None:
     assert curve_at(curve, 99.999) == pytest.approx(300.001)
 
 
+def test_a_step_is_in_order() -> None:
+    points = ((0.0, 400.0), (100.0, 300.0), (100.0, 50.0))
+    assert CURVE.validate_python(points) == points
+
+
 def test_a_step_of_three_points_and_at_the_last_point() -> None:
     assert curve_at([(0.0, 1.0), (5.0, 2.0), (5.0, 9.0), (5.0, 3.0)], 5) == 3
 

@@ -227,6 +227,11 @@ class TestNivChase:
         decision = run(self.PLAN, f"{DAY} 12:15", soe, 0, market=market(f"{DAY} 12:00", price, niv))
         assert power(decision) == expected
 
+    @pytest.mark.parametrize(("price", "soe"), [(80, 237.5), (330, 237.5)])
+    def test_on_a_curve_it_asks_for_nothing(self, price: float, soe: float) -> None:
+        decision = run(self.PLAN, f"{DAY} 12:15", soe, 0, market=market(f"{DAY} 12:00", price, 50))
+        assert decision.active == ()
+
     def test_bounds_let_the_modes_below_do_more(self) -> None:
         charging = run(self.PLAN, f"{DAY} 12:15", 185, 0, market=market(f"{DAY} 12:00", 100, 50))
         assert proposed(charging) == [(pytest.approx(-200 / 9), None, pytest.approx(-200 / 9))]
