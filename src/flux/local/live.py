@@ -50,7 +50,7 @@ class LiveView:
 
     async def _print_lines(self, stop: asyncio.Event) -> None:
         while not await _set_within(stop, _PLAIN_EVERY_S):
-            self.console.print(self.line(), highlight=False)
+            self.console.print(self.line(), highlight=False, soft_wrap=True)
 
     async def _keep_counting(self) -> None:
         while True:
