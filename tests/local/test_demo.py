@@ -1,0 +1,76 @@
+"""The demo's backfill on a real database, cut off and continued."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import AsyncConnection
+from tests.support import fetch
+
+from flux.devices.simulator import demo_site
+from flux.local.demo import Backfill, DemoFiles, register_devices, write_site_file
+from flux.registry import list_devices
+
+NOW = datetime(2026, 1, 15, 12, 34, 56, tzinfo=UTC)
+CONFIG = demo_site()
+
+
+class CutOffError(Exception):
+    """Stands for a process that was killed."""
+
+
+async def backfill(conn: AsyncConnection[Any], files: DemoFiles, cut_off_after: timedelta | None = None) -> int:
+    def progress(start: datetime, _end: datetime, done: datetime) -> None:
+        if cut_off_after is not None and done - start >= cut_off_after:
+            raise CutOffError
+
+    work = Backfill(files, CONFIG, 1, lambda: NOW)
+    assert work.needed
+    plan = write_site_file(files).config.controller
+    return await work.run(conn, await list_devices(conn), plan, progress)
+
+
+async def counts(conn: AsyncConnection[Any]) -> tuple[Any, ...]:
+    (row,) = await fetch(
+        conn,
+        "SELECT (SELECT count(*) FROM flux.mg_meter_readings), (SELECT count(*) FROM flux.mg_bess_readings),"
+        " (SELECT count(*) FROM flux.rejected_readings)",
+    )
+    return row
+
+
+async def test_a_day_is_made_up_to_the_last_full_minute(db: AsyncConnection[Any], tmp_path: Path) -> None:
+    await register_devices(db, CONFIG)
+    files = DemoFiles(tmp_path)
+    await backfill(db, files)
+    assert await counts(db) == (4 * 1440, 1440, 0)
+    ((first, last),) = await fetch(db, "SELECT min(time), max(time) FROM flux.mg_bess_readings")
+    assert last == NOW.replace(second=0)
+    assert first == last - timedelta(minutes=1439)
+    assert not Backfill(files, CONFIG, 1, lambda: NOW).needed
+
+
+async def test_one_that_was_cut_off_goes_on_without_losing_or_repeating(
+    db: AsyncConnection[Any], tmp_path: Path
+) -> None:
+    await register_devices(db, CONFIG)
+    files = DemoFiles(tmp_path)
+    for hours in (8, 15):  # in the middle of the second and of the third piece
+        with pytest.raises(CutOffError):
+            await backfill(db, files, timedelta(hours=hours))
+    await backfill(db, files)
+    assert await counts(db) == (4 * 1440, 1440, 0)
+    falls = await fetch(
+        db,
+        "SELECT count(*) FROM (SELECT energy_imported_active - lag(energy_imported_active)"
+        " OVER (PARTITION BY device_id ORDER BY time) AS step FROM flux.mg_meter_readings) s WHERE step < 0",
+    )
+    assert falls == [(0,)]
+
+
+async def test_devices_are_registered_once_and_follow_a_change_of_port(db: AsyncConnection[Any]) -> None:
+    first = await register_devices(db, CONFIG)
+    moved = await register_devices(db, demo_site(port=16020))
+    assert [device.id for device in moved] == [device.id for device in first]
+    assert sorted(device.metadata.port for device in moved) == list(range(16020, 16025))
