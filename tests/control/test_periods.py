@@ -59,6 +59,10 @@ def test_seconds_count() -> None:
     assert holds(table, "2026-01-15 16:00:29", "2026-01-15 16:00:30", "2026-01-15 16:00:45") == [False, True, False]
 
 
+def test_the_last_second_of_an_hour_is_a_time_of_day() -> None:
+    assert period("15:59:59", "23:59:59").start == 57_599
+
+
 def test_a_period_across_midnight_belongs_to_the_day_it_starts_on() -> None:
     table = timetable(period("22:00", "02:00", ["fri"]))  # 2026-01-16 is a Friday
     assert holds(table, "2026-01-16 01:00", "2026-01-16 22:00", "2026-01-17 01:59", "2026-01-17 02:00") == [
