@@ -35,9 +35,11 @@ controller:
 
 def main() -> None:
     """Print the resident memory after 20 s at 60 times the usual rate of readings."""
-    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder) / "db") as server:
-        migrate(server.dsn)
-        rss_mb, peak_mb, recorded = asyncio.run(_measure(server.dsn, Path(folder)))
+    with tempfile.TemporaryDirectory(prefix="flux-bench-") as folder:
+        Path(folder).chmod(0o755)  # the database server's user has to reach it
+        with EmbeddedServer(Path(folder)) as server:
+            migrate(server.dsn)
+            rss_mb, peak_mb, recorded = asyncio.run(_measure(server.dsn, Path(folder)))
     verdict = "ok" if rss_mb < AIM_MB else "MISSED"
     print(
         f"edge memory: {rss_mb:.1f} MB resident (peak {peak_mb:.1f} MB), {DEVICES} devices, {recorded} readings;"

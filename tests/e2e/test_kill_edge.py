@@ -204,8 +204,8 @@ def unstored(answered: list[Reply], stored: list[datetime]) -> list[Reply]:
 
 
 @pytest.mark.long
-async def test_ten_kills_a_lost_database_and_a_restarted_modbus_server(tmp_path: Path) -> None:
-    async with the_world(tmp_path) as world:
+async def test_ten_kills_a_lost_database_and_a_restarted_modbus_server(home: Path) -> None:
+    async with the_world(home) as world:
         await torture(world, KILLS, random.Random(11))
         stored = await stored_times(world)
         for name, answered in world.witness.answered.items():

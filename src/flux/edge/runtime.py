@@ -59,42 +59,34 @@ class EdgeRuntime:
         clock: Clock = system_clock,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        config = site_file.config
+        config, recording = site_file.config, site_file.config.recording
         self._site_file = site_file
         self._link = link
-        self._clock = clock
         self._sleep = sleep
         self._state_dir = site_file.state_dir(home)
         self._platform = platform
         self._locks = ExitStack()
         self._pool = ConnectionPool()
-        self.alarms = Alarms(clock)
-        self._background = Background(self.alarms, sleep)
-        self._outbox = Outbox(OutboxFile(self._state_dir / "outbox.sqlite", clock), self.alarms)
-        self.recorder = Recorder(self._outbox, self.alarms, config.recording.memory_readings, sleep)
-        self.uploader = Uploader(self.recorder, link, self.alarms, config.recording.largest_batch, sleep=sleep)
+        self.alarms = alarms = Alarms(clock)
+        self._background = Background(alarms, sleep)
+        self._outbox = Outbox(OutboxFile(self._state_dir / "outbox.sqlite", clock), alarms)
         self._learned = LearnedStore(self._state_dir / "learned.sqlite", clock)
         self._reporter = StateReporter(link, sleep)
-        self._clock_check = ClockCheck(link, self.alarms, clock, sleep)
+        self._clock_check = ClockCheck(link, alarms, clock, sleep)
+        self.recorder = Recorder(self._outbox, alarms, recording.memory_readings, sleep)
+        self.uploader = Uploader(self.recorder, link, alarms, recording.largest_batch, sleep=sleep)
         self.site = Site(
             config,
             TemplateShelf(site_file.templates_dir),
             self._pool,
             self._background,
-            self.alarms,
+            alarms,
             self.recorder.record,
             clock=clock,
-            sleep=sleep,
             answered=self._reporter.answered,
         )
         self._report = StatusReport(
-            config.site,
-            self.site,
-            self.recorder,
-            self.uploader,
-            self.alarms,
-            clock,
-            lambda: self._clock_check.difference_s,
+            config.site, self.site, self.recorder, self.uploader, alarms, clock, lambda: self._clock_check.difference_s
         )
 
     @property
