@@ -198,7 +198,7 @@ BEGIN
 @counter{, }                r.%m%
             ] AS v FROM flux.mg_meter_readings r
             WHERE r.device_id = of_device AND r.time >= coalesce(before_at, lo)
-                AND (r.time < hi OR r.time <= after_at)
+                AND r.time <= coalesce(after_at, hi - interval '1 microsecond')
             UNION ALL
             SELECT f.at_time, array_fill(NULL::double precision, ARRAY[c.k - 1]) || f.value || array_fill(NULL::double precision, ARRAY[n - c.k])
             FROM generate_series(1, n) c(k)

@@ -113,13 +113,14 @@ BEGIN
                             FROM flux.mg_meter_readings r
                             WHERE r.device_id = p.device_id
                                 AND r.time >= coalesce(before.time, p.lo)
-                                AND (r.time < p.hi OR r.time <= after.time)
+                                AND r.time <= coalesce(after.time, p.hi - interval '1 microsecond')
                         ) r
                     ) r
                     GROUP BY 1
                 ) b
                 WINDOW o AS (ORDER BY b.bucket)
             ) s
+            OFFSET 0
         ) w
         CROSS JOIN LATERAL generate_series(0, w.empty) i
         WHERE w.bucket + i * interval '5 minutes' >= p.lo AND w.bucket + i * interval '5 minutes' < p.hi
