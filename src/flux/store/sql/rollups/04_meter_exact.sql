@@ -143,7 +143,8 @@ DECLARE
     gap        interval;
     gap_us     double precision;
     max_kw     double precision;
-    widths     double precision[];
+    metadata   jsonb;
+    width      double precision;
     before_at  timestamptz;
     after_at   timestamptz;
     times      timestamptz[];     -- readings, in order of time …
@@ -181,8 +182,8 @@ BEGIN
     SELECT d.counters, flux.rollup_first_open_hour(d.cut), flux.gap_limit_seconds(r.metadata) * second,
            CASE WHEN jsonb_typeof(r.metadata -> 'max_power_kw') = 'number'
                 THEN (r.metadata ->> 'max_power_kw')::double precision ELSE 'Infinity' END,
-           ARRAY(SELECT flux.counter_width(r.metadata, u.name) FROM unnest(names) WITH ORDINALITY u(name, k) ORDER BY u.k)
-    INTO known, cut, gap_us, max_kw, widths
+           r.metadata
+    INTO known, cut, gap_us, max_kw, metadata
     FROM flux.rollup_devices d JOIN flux.mg_device_registry r ON r.id = d.device_id WHERE d.device_id = of_device;
     gap := make_interval(secs => gap_us / second);
 
@@ -268,9 +269,10 @@ BEGIN
                         CONTINUE;
                     END IF;
                     carried := max_kw * (y_us - x_us) / (3600 * second);
-                    IF x_v <= widths[k] AND widths[k] - x_v + y_v <= least(widths[k] / 10, carried) THEN
+                    width := flux.counter_width(metadata, names[k]);
+                    IF x_v <= width AND width - x_v + y_v <= least(width / 10, carried) THEN
                         kind := 'rollover';
-                        step := widths[k] - x_v + y_v;
+                        step := width - x_v + y_v;
                     ELSIF y_v <= x_v / 2 AND y_v <= carried THEN
                         kind := 'restart';
                         step := y_v;
