@@ -107,9 +107,10 @@ BEGIN
                                 num_nonnulls(
 @counter{, }                                r.%m%
                                 ) AS counters,
+                                -- padded: below 127 bytes it would be packed, and unpacked for each element read
                                 ARRAY[
-@counter{, }                                r.%m%
-                                ] AS now
+@counter                                r.%m%,
+                                0, 0, 0, 0] AS now
                             FROM flux.mg_meter_readings r
                             WHERE r.device_id = p.device_id
                                 AND r.time >= coalesce(before.time, p.lo)
