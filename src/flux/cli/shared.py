@@ -29,8 +29,11 @@ def opened_database(*, create: bool = False) -> Iterator[str]:
         ) as error:
             said = str(error).splitlines()[0]
             raise RefusedError(f"the schema is not this program's, run `flux db migrate` ({said})") from None
+        except psycopg.errors.InsufficientPrivilege as error:
+            said = str(error).splitlines()[0]
+            raise RefusedError(f"the database's user may not do this: {said}") from None
         except psycopg.OperationalError as error:
-            raise UnavailableError(f"the database went away: {' '.join(str(error).split())}") from None
+            raise UnavailableError(f"the database could not do it: {' '.join(str(error).split())}") from None
 
 
 def run_on_database(work: Callable[[Any], Any]) -> Any:
@@ -75,5 +78,5 @@ def cell(column: str, value: Any) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, float):
         digits = 2 if column.startswith("energy") else 0 if column == "age_s" else 3
-        return f"{value:,.{digits}f}"
+        return f"{value:z,.{digits}f}"
     return str(value)

@@ -178,7 +178,8 @@ def run_demo(settings: Settings, *, days: int, modbus_port: int) -> None:
         console.print("starting PostgreSQL …")
         with migrated_database(settings) as database:
             asyncio.run(_demo(console, UpOptions(settings, site_file), files, config, database, days))
-    console.print(f"stopped; `make demo` goes on where it was, everything is kept in {settings.home}")
+    readings = "; readings are in your database" if settings.database_url else ""
+    console.print(f"stopped; `make demo` goes on where it was, everything is kept in {settings.home}{readings}")
 
 
 async def _demo(

@@ -71,7 +71,7 @@ def _device_line(device: dict[str, Any]) -> str:
 
 
 def _number(value: float | None, unit: str) -> str:
-    return "[dim]–[/]" if value is None else f"{value:.1f} {unit}"
+    return "[dim]–[/]" if value is None else f"{value:z.1f} {unit}"
 
 
 def _controller_line(controller: dict[str, Any] | None) -> str:
