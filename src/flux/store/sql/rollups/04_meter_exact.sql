@@ -170,6 +170,7 @@ DECLARE
     back       integer;
     decided    integer;
     slot       integer;
+    slot_end   double precision;  -- where the bucket of the last good reading ends, once it is in [lo, hi)
     x_at       timestamptz;       -- the last good reading
     x_us        double precision;
     x_v        double precision;
@@ -222,6 +223,7 @@ BEGIN
         -- ── V(t), counter by counter ──
         FOR k IN 1 .. n LOOP
             x_at := NULL;
+            slot_end := NULL;
             skipped := true;  -- no reading of it before, in or after that says anything of [lo, hi)
             i := 1;
             WHILE i <= rows LOOP
@@ -231,6 +233,14 @@ BEGIN
                     CONTINUE;
                 END IF;
                 y_us := us[i];
+                IF y_us < slot_end AND y_v >= x_v THEN  -- the common case: on in the bucket of the last good one
+                    delta[slot] := delta[slot] + (y_v - x_v);
+                    x_at := times[i];
+                    x_us := y_us;
+                    x_v := y_v;
+                    i := i + 1;
+                    CONTINUE;
+                END IF;
                 IF x_at IS NOT NULL AND y_v < x_v THEN
                     -- a fall: back within 3 readings or 5 minutes, whichever is longer, but at most 2 hours?
                     seen := 0;
@@ -309,6 +319,7 @@ BEGIN
                     slot := floor(y_us / bucket)::integer * n + k;
                     delta[slot] := coalesce(delta[slot], 0);
                     low[slot] := least(low[slot], y_v);
+                    slot_end := (floor(y_us / bucket) + 1) * bucket;
                     skipped := false;
                 END IF;
                 x_at := times[i];
