@@ -7,11 +7,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flux.errors import InputError
 
+_ALLOWED = {"http_port": "must be a whole number from 0 to 65535", "log_json": "must be true or false"}
+
 
 class Settings(BaseSettings):
     """Environment variables ``FLUX_…``; see `docs/configuration.md`."""
 
-    model_config = SettingsConfigDict(env_prefix="FLUX_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="FLUX_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     database_url: SecretStr | None = Field(default=None, description="PostgreSQL to use instead of the embedded one")
     home: Path = Field(default=Path(".flux"), description="folder of the embedded database, outbox and run state")
@@ -24,8 +26,21 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """Read the environment; the error names the variable, its value and what is allowed."""
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        variable = "FLUX_" + "_".join(str(part) for part in first["loc"]).upper()
-        raise InputError(f"environment variable {variable}={first['input']!r}: {first['msg']}") from None
+        field = str(first["loc"][0])
+        allowed = _ALLOWED.get(field, first["msg"])
+        raise InputError(f"FLUX_{field.upper()}={first['input']!r}: {allowed}") from None
+    check_home(settings.home)
+    return settings
+
+
+def check_home(home: Path) -> None:
+    """Raise where ``home`` is there and no folder; one that is not there yet is made when it is needed."""
+    try:
+        usable = home.is_dir() or not home.exists()
+    except OSError as error:
+        raise InputError(f"FLUX_HOME={home}: {error.strerror}; name another folder") from None
+    if not usable:
+        raise InputError(f"FLUX_HOME={home}: is not a folder; name another, or move it away")

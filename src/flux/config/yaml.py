@@ -63,7 +63,7 @@ class YamlDocument:
                 raise self.error(prefix, "is missing")
             section = section[key]
         if not isinstance(section, Mapping):
-            raise InputError(f"{self.source}: expected keys and values, found {type(section).__name__}")
+            raise self.error(prefix, f"expected keys and values, found {_kind(section)}")
         try:
             return model.model_validate(plain(section))
         except ValidationError as error:
@@ -71,10 +71,28 @@ class YamlDocument:
             problems = [self._describe(prefix, one, model) for one in details]
             raise InputError("\n".join(dict.fromkeys(problems[:_MAX_PROBLEMS]))) from None
 
+    def _in_file(self, path: list[int | str]) -> list[int | str]:
+        """``path`` without the names of a union's members that pydantic puts between what the file has."""
+        node: Any = self.data
+        kept = []
+        for part in path[:-1]:
+            if isinstance(node, Mapping) and part not in node:
+                continue
+            kept.append(part)
+            node = node[part] if isinstance(node, CommentedBase) else None  # type: ignore[index]  # as in line_of
+        return [*kept, *path[-1:]]
+
     def _describe(self, prefix: tuple[str, ...], problem: Any, model: type[BaseModel]) -> str:
-        path = [*prefix, *problem["loc"]]
+        path = self._in_file([*prefix, *problem["loc"]])
         message = str(problem["msg"]).removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
+        if problem["type"] == "union_tag_invalid":
+            key, tag, known = (str(problem["ctx"][name]) for name in ("discriminator", "tag", "expected_tags"))
+            nearest = difflib.get_close_matches(tag, known.replace("'", "").split(", "), n=1)
+            path.append(key.strip("'"))
+            message = f"{tag!r}: " + (f"did you mean {nearest[0]!r}? " if nearest else "") + f"one of {known}"
+        elif problem["type"] in ("model_type", "dict_type"):
+            message = f"expected keys and values, found {_kind(problem['input'])}"
+        elif problem["type"] == "extra_forbidden":
             near = _nearest_key(str(path[-1]), model)
             message = "unknown key" + (f"; did you mean {near!r}?" if near else "")
         elif problem["type"] == "missing":
@@ -114,8 +132,18 @@ def _dotted(path: list[int | str]) -> str:
     return text or "file"
 
 
+def _kind(value: Any) -> str:
+    """What a person sees in the file."""
+    if value is None:
+        return "nothing"
+    return "a list" if isinstance(value, list) else repr(value)
+
+
 def _without_echoes(problems: Sequence[Any], model: type[BaseModel]) -> list[Any]:
-    """Leave out that a key is missing where it is there, misspelt: the misspelt key is told."""
+    """Leave out what only follows from another problem: a key is missing that is there, misspelt; a list is short of
+    the items that are wrong."""
+    inner = {one["loc"][:depth] for one in problems for depth in range(len(one["loc"]))}
+    problems = [one for one in problems if one["type"] != "too_short" or one["loc"] not in inner]
     meant = {
         (*one["loc"][:-1], _nearest_key(str(one["loc"][-1]), model))
         for one in problems
