@@ -54,8 +54,8 @@ def connect_sync(dsn: str, *, application_name: str = "flux", autocommit: bool =
     arguments = _arguments(dsn, application_name)
     try:
         return Connection.connect(**arguments, autocommit=autocommit)
-    except psycopg.OperationalError as error:
-        raise _unavailable(arguments, error) from None
+    except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
+        raise _not_connected(arguments, error) from None
 
 
 async def connect(dsn: str, *, application_name: str = "flux", autocommit: bool = False) -> AsyncConnection[Any]:
@@ -63,8 +63,8 @@ async def connect(dsn: str, *, application_name: str = "flux", autocommit: bool 
     arguments = _arguments(dsn, application_name)
     try:
         return await AsyncConnection.connect(**arguments, autocommit=autocommit)
-    except psycopg.OperationalError as error:
-        raise _unavailable(arguments, error) from None
+    except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
+        raise _not_connected(arguments, error) from None
 
 
 @asynccontextmanager
@@ -90,7 +90,7 @@ async def open_pool(
         await pool.open(wait=True, timeout=CONNECT_TIMEOUT_S)
     except PoolTimeout as error:
         await pool.close()
-        raise _unavailable(arguments, error) from None
+        raise _not_connected(arguments, error) from None
     try:
         yield pool
     finally:
@@ -129,8 +129,23 @@ def _describe(arguments: dict[str, Any]) -> str:
     return f"{user}{host}:{arguments.get('port') or 5432}/{arguments.get('dbname') or ''}"
 
 
-def _unavailable(arguments: dict[str, Any], error: Exception) -> UnavailableError:
-    reason = " ".join(str(error).split()).removeprefix("connection failed: ") or type(error).__name__
+def check_answers(dsn: str) -> None:
+    """Raise as :func:`connect` does, before anything else is begun."""
+    connect_sync(dsn).close()
+
+
+def _not_connected(arguments: dict[str, Any], error: Exception) -> InputError | UnavailableError:
+    """One line of what libpq says in several; its questions ("Is the server running …?") are left out."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.endswith("?")]
+    reason = "; ".join(told) or type(error).__name__
+    for prefix in ("connection failed: ", "connection is bad: "):
+        reason = reason.removeprefix(prefix)
     if arguments.get("password"):
         reason = reason.replace(str(arguments["password"]), "***")
-    return UnavailableError(f"database {_describe(arguments)} does not answer: {reason}")
+    where = _describe(arguments)
+    if isinstance(error, psycopg.ProgrammingError) or reason.startswith("invalid "):
+        return InputError(f"FLUX_DATABASE_URL ({where}): {reason}; write it like {_EXAMPLE}")
+    if "authentication failed" in reason or "no password supplied" in reason:
+        return UnavailableError(f"database {where} lets nobody in: {reason}; check user and password")
+    return UnavailableError(f"database {where} does not answer: {reason}; check that it runs and its address")
