@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from flux.errors import InputError
 from flux.local.supervisor import Child, ChildSpec, Supervisor
 
 
@@ -33,6 +34,29 @@ async def test_leaving_the_block_stops_every_child(tmp_path: Path) -> None:
         assert any("no-such-command" in line.lower() for line in child.last_lines(10))
     assert not child.running
     assert supervisor.children == []
+
+
+async def test_a_child_that_refuses_to_run_ends_the_work(tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text("site: WLCE\nrecording: {poling_interval: 30s}\nstate_dri: x\n")
+    (tmp_path / "edge.log").write_text("error: of another day\n")
+    async with Supervisor(tmp_path) as supervisor:
+        child = await supervisor.start(ChildSpec("edge", ["edge", "--site", str(site)], {}))
+        with pytest.raises(InputError) as caught:
+            await supervisor.while_accepted(asyncio.Event().wait())
+        assert child.restarts == 0
+    assert str(caught.value).splitlines() == [
+        f"{site}:2: recording.poling_interval: unknown key; did you mean 'polling_interval'?",
+        f"{site}:3: state_dri: unknown key; did you mean 'state_dir'?",
+    ]
+
+
+async def test_work_is_waited_for_while_all_children_run(tmp_path: Path) -> None:
+    done = asyncio.Event()
+    async with Supervisor(tmp_path) as supervisor:
+        await supervisor.start(ChildSpec("version", ["version"], {}))
+        asyncio.get_running_loop().call_soon(done.set)
+        await supervisor.while_accepted(done.wait())
 
 
 _ORPHAN = """
@@ -72,5 +96,5 @@ def _alive(pid: int) -> bool:
     return state != "Z"
 
 
-def test_no_log_yet_is_no_lines(tmp_path: Path) -> None:
+async def test_no_log_yet_is_no_lines(tmp_path: Path) -> None:
     assert Child(ChildSpec("x", [], {}), tmp_path / "none.log").last_lines() == []

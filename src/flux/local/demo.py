@@ -25,6 +25,7 @@ from flux.devices.simulator import SimConfig, SimulatedSite, demo_site
 from flux.devices.simulator.statefile import StateFile
 from flux.edge.config import SiteFile, load_site_file
 from flux.edge.fast import run_fast
+from flux.errors import UnavailableError
 from flux.local.ports import require_free
 from flux.local.supervisor import ChildSpec
 from flux.local.up import Database, UpOptions, check_ports, migrated_database, only_one, run_children, utc_now
@@ -65,8 +66,14 @@ class DemoFiles:
 def write_site_file(files: DemoFiles) -> SiteFile:
     """Write the demo's site file unless there is one, which may have been edited; checked whole."""
     if not files.site_file.exists():
-        files.site_file.parent.mkdir(parents=True, exist_ok=True)
-        files.site_file.write_text(resources.files("flux.local").joinpath("demo_site.yaml").read_text())
+        text = resources.files("flux.local").joinpath("demo_site.yaml").read_text()
+        draft = files.site_file.with_suffix(".new")
+        try:
+            draft.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(text)
+            draft.replace(files.site_file)
+        except OSError as error:
+            raise UnavailableError(f"{files.site_file}: {error.strerror}; make room, or set FLUX_HOME") from None
     return load_site_file(files.site_file)
 
 
@@ -174,9 +181,12 @@ def run_demo(settings: Settings, *, days: int, modbus_port: int) -> None:
         check_ports(settings)
         for device in config.devices:
             require_free(device.host, device.port, device.name, "choose other ports with --modbus-port")
-        site_file = write_site_file(files)
-        console.print("starting PostgreSQL …")
+        if files.site_file.exists():
+            load_site_file(files.site_file)  # what was edited is told before anything is started
+        if settings.database_url is None:
+            console.print("starting PostgreSQL …")
         with migrated_database(settings) as database:
+            site_file = write_site_file(files)
             asyncio.run(_demo(console, UpOptions(settings, site_file), files, config, database, days))
     readings = "; readings are in your database" if settings.database_url else ""
     console.print(f"stopped; `make demo` goes on where it was, everything is kept in {settings.home}{readings}")

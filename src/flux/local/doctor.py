@@ -4,6 +4,7 @@ Each check gives findings; none of them changes anything, and one that fails nev
 """
 
 import asyncio
+import os
 import platform
 import shutil
 import socket
@@ -21,6 +22,7 @@ from flux.devices.client import ConnectionPool
 from flux.devices.driver import DeviceDriver
 from flux.devices.template import builtin_template
 from flux.errors import FluxError
+from flux.local.ports import require_loopback
 from flux.model import Device
 from flux.registry import list_devices
 from flux.store import queries
@@ -70,13 +72,16 @@ def problem(check: str, message: str, advice: str) -> Finding:
 async def examine(settings: Settings, clock: Callable[[], datetime]) -> AsyncIterator[Finding]:
     """All findings, in the order in which a person would mend them."""
     yield ok("python", f"{platform.python_version()} on {platform.machine()}")
+    yield check_home(settings.home)
     yield check_disk(settings.home)
     yield check_port(settings.http_host, settings.http_port)
     try:
         dsn = resolve_dsn(settings)
         conn = await connect(dsn, application_name="flux doctor", autocommit=True)
     except FluxError as error:
-        yield problem("database", str(error), "start it with `flux up`, or set FLUX_DATABASE_URL to yours")
+        own = settings.database_url is not None
+        advice = "mend FLUX_DATABASE_URL, or start that server" if own else "start Flux with `flux up`"
+        yield problem("database", str(error), advice)
         return
     async with conn:
         yield check_version(conn)
@@ -96,11 +101,28 @@ async def examine_contents(conn: AsyncConnection[Any], clock: Callable[[], datet
         yield finding
 
 
+def check_home(home: Path) -> Finding:
+    """Whether the folder of the database and the outbox can be written, or made."""
+    folder = _existing(home)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return problem("home", f"FLUX_HOME={home}: {folder} cannot be written", "set FLUX_HOME to a folder of yours")
+    return ok("home", f"{home.absolute()}" + ("" if home.exists() else " (made when it is needed)"))
+
+
+def _existing(home: Path) -> Path:
+    """``home``, or the nearest folder above it that is there."""
+    return next(path for path in (home.absolute(), *home.absolute().parents) if path.exists())
+
+
 def check_disk(home: Path) -> Finding:
     """Space where the database and the outbox live."""
-    folder = next(path for path in (home.absolute(), *home.absolute().parents) if path.exists())
+    folder = _existing(home)
     free = shutil.disk_usage(folder).free
-    message = f"{free / 1024**3:.1f} GiB free in {folder}"
+    message = (
+        f"{free / 1024**3:.1f} GiB free in {folder}"
+        if free >= 1024**3
+        else f"{free / 1024**2:.0f} MiB free in {folder}"
+    )
     if free < _DISK_FAIL_BYTES:
         return problem("disk", message, "make room: the outbox and the database are about to stop")
     if free < _DISK_WARN_BYTES:
@@ -110,9 +132,14 @@ def check_disk(home: Path) -> Finding:
 
 def check_port(host: str, port: int) -> Finding:
     """HTTP's port: free, or answered by a Flux that runs."""
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        taken = probe.connect_ex((host, port)) == 0
+    try:
+        require_loopback(host, "FLUX_HTTP_HOST")
+        with socket.create_connection((host, port), timeout=1.0):
+            taken = True
+    except FluxError as error:
+        return problem("http", str(error), "set FLUX_HTTP_HOST to 127.0.0.1")
+    except OSError:
+        taken = False
     if not taken:
         return ok("http", f"port {port} on {host} is free; nothing is serving")
     if _answers_as_flux(host, port):

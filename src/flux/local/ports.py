@@ -8,8 +8,6 @@ from flux.errors import InputError
 
 def require_free(host: str, port: int, purpose: str, how_to_change: str) -> None:
     """Raise :class:`InputError` when ``port`` can't be listened on; 0 means any, and is always free."""
-    if port == 0:
-        return
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -40,6 +40,11 @@ class EdgeStatus:
 
     data: dict[str, Any]
 
+    @property
+    def pid(self) -> int:
+        """The process that wrote it."""
+        return int(self.data["pid"])
+
     def rows(self, now: datetime) -> list[tuple[str, str]]:
         """Label and value (rich markup) of each line; powers in kW, BESS + discharge, meters + towards the load."""
         rows = [("site", f"[bold]{self.data['site']}[/]{self._age(now)}")]

@@ -9,13 +9,15 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, NoReturn, Self
 
 import structlog
+
+from flux.errors import FluxError, InputError, NotFoundError, RefusedError
 
 SUPERVISED_VARIABLE = "FLUX_SUPERVISED"
 """Set in a child's environment: it ends when its standard input does."""
@@ -24,6 +26,10 @@ _FIRST_DELAY_S = 1.0
 _LONGEST_DELAY_S = 30.0
 _HEALTHY_AFTER_S = 60.0
 _STOP_TIMEOUT_S = 15.0
+_REFUSALS: dict[int | None, type[FluxError]] = {
+    error.exit_code: error for error in (InputError, NotFoundError, RefusedError)
+}
+"""Exit codes of a child that would end the same way however often it was started: somebody has to mend something."""
 _logger = structlog.get_logger(__name__)
 
 
@@ -43,6 +49,9 @@ class Child:
         self.spec = spec
         self.log_file = log_file
         self.restarts = 0
+        self.refusal: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
+        """Gets an exception when the very first start ended with an exit code that no other start would change."""
+        self._log_start = 0
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -54,12 +63,18 @@ class Child:
     def exit_code(self) -> int | None:
         return None if self._process is None else self._process.returncode
 
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
     async def start(self) -> None:
         self._process = process = await self._spawn()
         self._task = asyncio.create_task(self._watch(process), name=f"supervise {self.spec.name}")
 
     async def stop(self) -> None:
         """Ask it to end (SIGTERM), and after 15 s insist (SIGKILL)."""
+        if not self.refusal.cancel() and not self.refusal.cancelled():
+            self.refusal.exception()  # looked at: asyncio complains of one that nobody has seen
         if self._task is not None:
             await stopped(self._task)
         process = self._process
@@ -82,9 +97,17 @@ class Child:
         except FileNotFoundError:
             return []
 
+    def _last_words(self) -> str:
+        """The error with which the present process ended, as it told it; it may have several lines."""
+        with self.log_file.open("rb") as log:
+            log.seek(self._log_start)
+            text = log.read().decode(errors="replace")
+        return f"\n{text}".rpartition("\nerror: ")[2].strip()
+
     async def _spawn(self) -> asyncio.subprocess.Process:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as log:
+            self._log_start = log.tell()
             return await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -103,6 +126,9 @@ class Child:
         while True:
             started = loop.time()
             code = await process.wait()
+            if code in _REFUSALS and not self.restarts and not self.refusal.done():
+                self.refusal.set_exception(_REFUSALS[code](self._last_words() or f"{self.spec.name} ended at once"))
+                return
             delay_s = _FIRST_DELAY_S if loop.time() - started > _HEALTHY_AFTER_S else delay_s
             _logger.warning("child ended and is started again", child=self.spec.name, exit_code=code, delay_s=delay_s)
             await asyncio.sleep(delay_s)
@@ -111,7 +137,7 @@ class Child:
             self._process = process = await self._spawn()
 
 
-async def stopped(task: asyncio.Task[None]) -> None:
+async def stopped(task: asyncio.Task[Any]) -> None:
     """Cancel a task and wait for its end; raises what had ended it before."""
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -139,3 +165,16 @@ class Supervisor:
         await child.start()
         self.children.append(child)
         return child
+
+    async def while_accepted(self, work: Coroutine[Any, Any, object]) -> None:
+        """Do ``work``; when meanwhile a child refuses to run at all, its error is raised in place of going on."""
+        task = asyncio.create_task(work)
+        try:
+            ends: list[asyncio.Future[Any]] = [task, *(child.refusal for child in self.children)]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for child in self.children:
+                if child.refusal.done():
+                    child.refusal.result()
+            await task
+        finally:
+            await stopped(task)

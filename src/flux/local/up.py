@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 import httpx
 import structlog
@@ -21,14 +22,16 @@ from rich.console import Console
 from flux.config import Settings
 from flux.edge.config import SiteFile
 from flux.edge.status import STATUS_FILE
-from flux.errors import ConflictError, FluxError, UnavailableError
+from flux.errors import ConflictError, FluxError, InputError, UnavailableError
 from flux.local.live import LiveView
-from flux.local.ports import require_free
+from flux.local.ports import require_free, require_loopback
+from flux.local.status import read_edge_status
 from flux.local.supervisor import Child, ChildSpec, Supervisor, stopped
 from flux.store.migrate import migrate
 from flux.store.server import EmbeddedServer
 
 _START_TIMEOUT_S = 30.0
+_EDGE_PATIENCE_S = 10.0
 _DATABASE_CHECK_S = 3.0
 _logger = structlog.get_logger(__name__)
 
@@ -85,7 +88,8 @@ def migrated_database(settings: Settings) -> Iterator[Database]:
 
 
 def check_ports(settings: Settings) -> None:
-    """Raise before anything is started when HTTP's port is taken."""
+    """Raise before anything is started when HTTP may not listen there, or its port is taken."""
+    require_loopback(settings.http_host, "FLUX_HTTP_HOST")
     require_free(settings.http_host, settings.http_port, "HTTP", "set FLUX_HTTP_PORT to another")
 
 
@@ -104,10 +108,13 @@ async def children(options: UpOptions, dsn: str) -> AsyncIterator[Supervisor]:
             await supervisor.start(spec)
         serve = await supervisor.start(ChildSpec("serve", ["serve"], environment))
         await supervisor.start(ChildSpec("worker", ["worker"], environment))
+        edge = None
         if options.site_file is not None:
             arguments = ["edge", "--site", str(options.site_file.path)]
-            await supervisor.start(ChildSpec("edge", arguments, environment))
-        await _wait_for_http(serve, options.url)
+            edge = await supervisor.start(ChildSpec("edge", arguments, environment))
+        await supervisor.while_accepted(_wait_for_http(serve, options.url))
+        if edge is not None and options.status_file is not None:
+            await supervisor.while_accepted(_wait_for_edge(edge, options.status_file))
         yield supervisor
 
 
@@ -122,6 +129,17 @@ async def _wait_for_http(serve: Child, url: str) -> None:
                     await asyncio.sleep(0.1)
     lines = " | ".join(serve.last_lines(3))
     raise UnavailableError(f"`flux serve` did not answer at {url}; {serve.log_file} ends with: {lines}")
+
+
+async def _wait_for_edge(edge: Child, status_file: Path) -> None:
+    """Until the edge has begun. One that takes long is not waited for: the live view shows how it is."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_EDGE_PATIENCE_S):
+            while True:  # a file has no event to wait for
+                status = read_edge_status(status_file)
+                if status is not None and status.pid == edge.pid:
+                    return
+                await asyncio.sleep(0.1)
 
 
 @contextmanager
@@ -140,18 +158,50 @@ def stop_requested() -> Iterator[asyncio.Event]:
 
 @contextmanager
 def only_one(home: Path) -> Iterator[None]:
-    """Hold this home; :class:`ConflictError` when another `flux up` or `flux demo` runs in it."""
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "up.lock").open("a+") as file:
+    """Hold this home; :class:`ConflictError` when another `flux up` or `flux demo` runs in it.
+
+    A home that was made for it and has stayed empty goes with it.
+    """
+    path = home / "up.lock"
+    with _told_of_home(home):
+        home.mkdir(parents=True, exist_ok=True)
+        file = _locked(path)
+    with file:
+        try:
+            with _told_of_home(home):
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # while it is held: see _locked
+            with contextlib.suppress(OSError):
+                home.rmdir()
+
+
+def _locked(path: Path) -> IO[str]:
+    """``path``, opened and locked; opened again where its last holder removed it before we had the lock."""
+    while True:
+        file = path.open("a+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise ConflictError(f"Flux runs in {home} already (process {file.read().strip() or '?'})") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+            holder = file.read().strip() or "?"
+            file.close()
+            raise ConflictError(f"Flux runs in {path.parent} already (process {holder}); stop it first") from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
+
+
+@contextmanager
+def _told_of_home(home: Path) -> Iterator[None]:
+    try:
         yield
+    except OSError as error:
+        raise InputError(f"FLUX_HOME={home} cannot be used: {error.strerror}; name another folder") from None
 
 
 def run_up(options: UpOptions) -> None:
@@ -174,7 +224,7 @@ async def run_children(options: UpOptions, database: Database, console: Console,
                 console.print(heading, soft_wrap=True)
                 console.print("Ctrl-C stops everything; what was read is kept.\n")
                 view = LiveView(console, tuple(supervisor.children), database.dsn, options.status_file, utc_now)
-                await view.run(stop, redraw=console.is_terminal)
+                await supervisor.while_accepted(view.run(stop, redraw=console.is_terminal))
                 console.print("stopping …")
     finally:
         await stopped(keeper)
