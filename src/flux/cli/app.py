@@ -5,6 +5,7 @@ The command modules import only typer at their top, so that ``flux --help`` and 
 
 import os
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -47,9 +48,23 @@ def main() -> None:
     if os.environ.get("FLUX_SUPERVISED"):
         end_with_supervisor()
     try:
-        app()
+        code = app(prog_name="flux", standalone_mode=False)
     except FluxError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
+        _end_with(str(error), error.exit_code)
+    except typer.TyperException as error:
+        if type(error).__name__ != "NoArgsIsHelpError":  # that one has printed the help, and is not public
+            _end_with(_usage_problem(error), error.exit_code)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage_problem(error: typer.TyperException) -> str:
+    """A command line that cannot be understood, in one line."""
+    context = getattr(error, "ctx", None)
+    hint = f"; see `{context.command_path} --help`" if context is not None else ""
+    return " ".join(error.format_message().split()).removesuffix(".") + hint
+
+
+def _end_with(message: str, code: int) -> NoReturn:
+    typer.secho(f"error: {message}", fg="red", err=True)
+    sys.exit(code)

@@ -74,8 +74,10 @@ def psql(context: typer.Context) -> None:
     import subprocess
 
     from flux.store.backup import client_command
+    from flux.store.db import check_answers
 
     with opened_database() as dsn:
+        check_answers(dsn)
         command, environment = client_command("psql", dsn)
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is psql's: it cancels a query
         try:
