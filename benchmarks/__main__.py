@@ -10,6 +10,9 @@ import platform
 import sys
 import time
 
+from flux.config import load_settings
+from flux.config.logs import configure_logging
+
 BENCHMARKS = ("ingest", "rollups", "polling", "decide", "edge_memory")
 
 
@@ -17,6 +20,7 @@ def main(names: list[str]) -> None:
     unknown = sorted(set(names) - set(BENCHMARKS))
     if unknown:
         sys.exit(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    configure_logging(load_settings(), quiet=True)
     print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores")
     for name in names or BENCHMARKS:
         print(f"\n== {name}", flush=True)
