@@ -120,6 +120,25 @@ async def test_a_late_reply_is_not_taken_for_the_next_one(server: RawServer, con
     assert server.connections == 1
 
 
+async def test_a_reply_that_lay_there_while_this_process_stood_still_is_too_old(
+    server: RawServer, connection: ModbusConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device answers at once, then this process gets no time for a minute: what it said is a minute old."""
+    loop = asyncio.get_running_loop()
+    real = loop.time
+
+    def answer_and_stall(request: Request) -> None:
+        obey(request)
+        monkeypatch.setattr(loop, "time", lambda: real() + 60)
+
+    server.answer = answer_and_stall
+    with pytest.raises(DeviceTimeoutError, match="too old"):
+        await connection.read(1, 100, 2, timeout_s=5, retries=0)
+    assert connection.counters().timeouts == 1
+    assert list(await connection.read(1, 200, 2, timeout_s=5)) == [200, 201]
+    assert server.connections == 1
+
+
 @pytest.mark.parametrize("tid", [0, 0xABCD])
 async def test_a_reply_to_nothing_of_ours_is_passed_over(
     server: RawServer, connection: ModbusConnection, tid: int

@@ -193,6 +193,7 @@ class ModbusConnection:
         self._timer = loop.call_later(state.patience_s(timeout_s), self._look, reply, request, started, timeout_s)
         try:
             answer = await reply
+            self._check_age(request, loop.time() - started, timeout_s)
         except DeviceTimeoutError:
             state.counters.timeouts += 1
             self._abandon(request, started)
@@ -229,6 +230,12 @@ class ModbusConnection:
             reply.set_exception(DeviceTimeoutError(f"{who} did not answer within {waited_s:.2g} s"))
         else:
             self._timer = loop.call_later(min(_SLICE_S, left_s), self._look, reply, request, started, timeout_s)
+
+    def _check_age(self, request: ModbusPDU, waited_s: float, timeout_s: float) -> None:
+        """Where this process stood still, a reply may have lain in the socket for minutes: it is not news."""
+        if waited_s > timeout_s + _CLOCK_GRAIN_S:
+            who = self._name(request.dev_id)
+            raise DeviceTimeoutError(f"{who}: its answer is too old, {waited_s:.2g} s after the request")
 
     def _abandon(self, request: ModbusPDU, started: float) -> None:
         """Should its reply come yet, it still says how slow the unit is."""
