@@ -121,6 +121,28 @@ def tesla_memory() -> Memory:
 # --- polls and readings
 
 
+class Slow(Memory):
+    """Each read that fails takes 20 s to do so, one that works takes a second."""
+
+    def __init__(self, words: dict[int, int], clock: Clock) -> None:
+        super().__init__(words)
+        self._clock = clock
+
+    async def read(self, unit: int, address: int, count: int, *, function: Function = Function.HOLDING) -> list[int]:
+        self._clock.step(20 if address in self.failing else 1)
+        return await super().read(unit, address, count, function=function)
+
+
+async def test_a_poll_tells_how_old_its_oldest_value_is(meter_memory: Memory) -> None:
+    clock = Clock()
+    memory = Slow(meter_memory.words, clock)
+    memory.failing = {16456}
+    driver = DeviceDriver(device(DeviceType.METER), builtin_template("acuvim2_standard"), memory, clock)
+    poll = await driver.poll()
+    assert poll.oldest == NOON + timedelta(seconds=1)
+    assert poll.time == NOON + timedelta(seconds=22)
+
+
 async def test_a_meter_is_read_in_three_blocks_and_scaled(meter_memory: Memory) -> None:
     driver = acuvim(meter_memory, ct_ratio=40, vt_ratio=2, modbus_address=3)
     poll = await driver.poll()

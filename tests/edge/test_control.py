@@ -1,6 +1,7 @@
 """The controller over a simulated site in memory: what is sent, and when nothing is."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -147,6 +148,20 @@ async def test_a_silent_site_meter_means_no_command_and_the_battery_stops_by_its
     assert rig.power_writes == sent
     assert rig.battery_kw == 0  # its command timeout of 30 s has passed
     assert rig.source() is CommandSource.MANUAL
+
+
+async def test_a_poll_that_took_long_is_as_old_as_its_first_reply(rig: Rig) -> None:
+    """The meter says its power and then leaves a block unanswered: the poll ends 20 s later, its power is 20 s old."""
+    await rig.step(3)
+    poll = await rig.drivers["WLCE-GRID-METER"].poll()
+    sent = rig.power_writes
+    rig.site.step(rig.site.time + timedelta(seconds=20))
+    rig.newest.put("WLCE-GRID-METER", replace(poll, time=rig.site.time))
+    bess = rig.drivers["WLCE-BESS-01"]
+    rig.newest.put("WLCE-BESS-01", await bess.poll(bess.control_names))
+    decision = await rig.controller.cycle(rig.site.time)
+    assert decision.reason.startswith("stale: site power is 20.0 s old")
+    assert rig.power_writes == sent
 
 
 async def test_a_command_that_was_not_acknowledged_counts_for_nothing(make_site: MakeSite) -> None:

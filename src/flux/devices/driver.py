@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """What one poll gave. ``time``: aware UTC, when the last reply was there.
+    """What one poll gave. ``time``: aware UTC, when the last reply was there; ``first_reply_at``: the first.
 
     ``values`` are in engineering units by register name; ``None``: implausible. A register whose block failed is
     missing. ``problems`` says in words what was implausible and which blocks failed.
@@ -38,6 +38,12 @@ class Poll:
     values: dict[str, Value | None]
     response_time_s: float
     problems: tuple[str, ...] = ()
+    first_reply_at: datetime | None = None
+
+    @property
+    def oldest(self) -> datetime:
+        """No value is older than this: what freshness counts from. A block that fails may hold up a poll for long."""
+        return self.time if self.first_reply_at is None else self.first_reply_at
 
 
 class DeviceDriver:
@@ -78,7 +84,8 @@ class DeviceDriver:
         values: dict[str, Value | None] = {}
         problems: list[str] = []
         failures: list[DeviceError] = []
-        answered = refused = False
+        first_reply_at: datetime | None = None
+        refused = False
         queue = list(reversed(self._plan(names)))
         while queue:
             decoder = queue.pop()
@@ -88,7 +95,7 @@ class DeviceDriver:
                     self._unit, block.address, block.count, function=self.template.function
                 )
                 decoder.decode_into(words, values, problems)
-                answered = True
+                first_reply_at = first_reply_at or self._clock()
             except DeviceError as error:
                 if block.bridged and isinstance(error, DeviceFaultError) and error.refuses_address:
                     refused = True
@@ -96,11 +103,11 @@ class DeviceDriver:
                 else:
                     failures.append(error)
                     problems.append(f"registers {block.address} to {block.address + block.count - 1}: {error}")
-        if failures and not answered:
+        if failures and first_reply_at is None:
             raise DeviceError(f"{self.device.name}: {failures[0]}") from failures[0]
         if refused:
             self._read_listed_only()
-        return Poll(self._clock(), values, now() - started, tuple(problems))
+        return Poll(self._clock(), values, now() - started, tuple(problems), first_reply_at)
 
     def _plan(self, names: Collection[str] | None) -> tuple[BlockDecoder, ...]:
         key = None if names is None else frozenset(names)

@@ -138,7 +138,7 @@ class SiteController:
     def _site_power(self) -> Measurement | None:
         poll = self._newest.get(self._site_meter.device.name)
         power_kw = None if poll is None else self._site_meter.measured_power_kw(poll)
-        return None if poll is None or power_kw is None else Measurement(power_kw, poll.time)
+        return None if poll is None or power_kw is None else Measurement(power_kw, poll.oldest)
 
     def _battery_power(self, now: datetime, states: list[BatteryState]) -> Measurement | None:
         """Of all batteries together; one that nothing measures counts with its command, if another is measured."""

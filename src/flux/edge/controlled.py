@@ -103,7 +103,7 @@ class ControlledBattery:
         soe_pct = self.driver.soe_pct(poll)
         blocks = self.driver.available_blocks(poll)
         return BatteryState(
-            soe_kwh=None if soe_pct is None else Measurement(soe_pct / 100 * self._capacity_kwh, poll.time),
+            soe_kwh=None if soe_pct is None else Measurement(soe_pct / 100 * self._capacity_kwh, poll.oldest),
             power=self._metered_power() if self.meter is not None else self._own_power(poll),
             capability=BatteryCapability(
                 charge_limit_kw=self.driver.charge_limit_kw(poll),
@@ -115,14 +115,14 @@ class ControlledBattery:
 
     def _own_power(self, poll: Poll) -> Measurement | None:
         power_kw = self.driver.measured_power_kw(poll)
-        return None if power_kw is None else Measurement(power_kw, poll.time)
+        return None if power_kw is None else Measurement(power_kw, poll.oldest)
 
     def _metered_power(self) -> Measurement | None:
         poll = None if self.meter is None else self._newest.get(self.meter.device.name)
         if poll is None or self.meter is None:
             return None
         power_kw = self.meter.measured_power_kw(poll)
-        return None if power_kw is None else Measurement(0.0 - power_kw, poll.time)
+        return None if power_kw is None else Measurement(0.0 - power_kw, poll.oldest)
 
     def commanded_kw(self, now: datetime) -> float:
         """What it does as far as commands tell: 0 before the first and once the last is older than its timeout."""
@@ -155,7 +155,7 @@ class ControlledBattery:
         Then it is set up again, but not in each cycle: it may show 0 for reasons of its own.
         """
         last, poll = self.last_command, self._newest.get(self.name)
-        if last is None or poll is None or poll.time <= last.time or abs(last.power_kw) <= 1:
+        if last is None or poll is None or poll.oldest <= last.time or abs(last.power_kw) <= 1:
             return False
         if poll.values.get("target_power") != 0 or (self._set_up_again_at is not None and now < self._set_up_again_at):
             return False
