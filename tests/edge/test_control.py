@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from tests.edge.conftest import PLAN, devices_of, plan_of
@@ -53,21 +53,24 @@ class Rig:
 
     def __init__(self, site: SimulatedSite, plan: str = PLAN) -> None:
         self.site = site
+        self.clock_ahead = timedelta()
         self.halted: str | None = None
         self.wires = {one.name: Wire(memory_transport(site, one.name)) for one in site.devices}
         self.newest = NewestPolls()
         self.drivers = {
             one.name: DeviceDriver(
-                one, site.device(one.name).template, self.wires[one.name], lambda: site.time, without_timeout=True
+                one, site.device(one.name).template, self.wires[one.name], self.now, without_timeout=True
             )
             for one in devices_of(site)
         }
         self.controller = self.new_controller(plan)
 
     def new_controller(self, plan: str = PLAN) -> SiteController:
-        return build_controller(
-            plan_of(plan), self.drivers, self.newest, clock=lambda: self.site.time, halt=lambda: self.halted
-        )
+        return build_controller(plan_of(plan), self.drivers, self.newest, clock=self.now, halt=lambda: self.halted)
+
+    def now(self) -> datetime:
+        """The edge's clock, which may be wrong."""
+        return self.site.time + self.clock_ahead
 
     @property
     def bess(self) -> Wire:
@@ -86,7 +89,7 @@ class Rig:
         for _ in range(count):
             self.site.step(self.site.time + STEP)
             await self.poll()
-            decision = await self.controller.cycle(self.site.time)
+            decision = await self.controller.cycle(self.now())
         return decision
 
     async def poll(self) -> None:
@@ -261,6 +264,33 @@ async def test_a_new_controller_goes_on_where_the_last_one_was(rig: Rig) -> None
     assert after.cycles == 3
 
 
+async def test_a_battery_in_maintenance_is_not_told_that_the_edge_stops(rig: Rig) -> None:
+    await rig.step(3)
+    rig.halted = "WLCE-BESS-01 is in maintenance"
+    await rig.step(3)
+    sent = len(rig.bess.writes)
+    assert await rig.controller.shut_down("the edge is stopping")
+    assert len(rig.bess.writes) == sent
+
+
+async def test_the_zero_of_shutting_down_is_one_acknowledged_since(make_site: MakeSite) -> None:
+    """An earlier 0 kW says nothing: a command after it may have arrived although its answer was lost."""
+    rig = Rig(make_site(load_kw=0))
+    await rig.step(2)
+    rig.bess.refuses_writes = True
+    assert not await rig.controller.shut_down("the edge is stopping")
+
+
+async def test_a_clock_that_is_set_back_does_not_silence_the_heartbeat(rig: Rig) -> None:
+    await rig.step(3)
+    rig.clock_ahead = -timedelta(hours=1)
+    await rig.step(15)
+    assert rig.battery_kw == pytest.approx(40, abs=0.01)
+    rig.clock_ahead = timedelta(hours=1)
+    await rig.step(15)
+    assert rig.battery_kw == pytest.approx(40, abs=0.01)
+
+
 TWO = (
     PLAN.replace("bess: [WLCE-BESS-01]", "bess: [WLCE-BESS-01, WLCE-BESS-02]")
     .replace("bess_meter: [WLCE-BESS-METER]", "bess_meter: [WLCE-BESS-METER, WLCE-BESS-METER-2]")
@@ -313,6 +343,16 @@ async def test_a_halt_of_two_batteries_lasts_until_both_acknowledged(two: Rig) -
     assert [two.site.battery(name).power_kw for name in ("WLCE-BESS-01", "WLCE-BESS-02")] == [0, 0]
 
 
+async def test_of_two_batteries_the_one_that_acknowledged_its_halt_is_left_alone(two: Rig) -> None:
+    await two.step(3)
+    two.halted = "WLCE-BESS-01 is in maintenance"
+    two.wires["WLCE-BESS-02"].refuses_writes = True
+    await two.step(2)
+    sent = len(two.bess.writes)
+    await two.step(5)
+    assert len(two.bess.writes) == sent
+
+
 def test_shares_follow_limits_and_blocks() -> None:
     def battery(limit_kw: float | None, blocks: int | None = None, total: int | None = None) -> BatteryState:
         return BatteryState(None, None, BatteryCapability(limit_kw, limit_kw, blocks, total))
@@ -323,3 +363,13 @@ def test_shares_follow_limits_and_blocks() -> None:
     assert shares([battery(0), battery(50)], 30) == [0, 30]
     assert shares([battery(None), battery(None)], 30) == [15, 15]
     assert shares([battery(0), battery(0)], 0) == [0, 0]
+
+
+def test_no_battery_is_given_more_than_it_can_carry() -> None:
+    def battery(limit_kw: float | None, blocks: int | None = None, total: int | None = None) -> BatteryState:
+        return BatteryState(None, None, BatteryCapability(limit_kw, limit_kw, blocks, total))
+
+    assert shares([battery(100, 0, 4), battery(50, 4, 4)], 75) == [0, 50]
+    assert shares([battery(100, 0, 4), battery(50, 4, 4)], -75) == [0, -50]
+    assert shares([battery(None), battery(100)], 200)[1] == 100
+    assert shares([battery(0), battery(0)], 10) == [0, 0]

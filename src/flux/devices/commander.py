@@ -118,7 +118,9 @@ class Commander:
         if self._last_acknowledged is None:
             return True
         silence = self._clock() - self._last_acknowledged
-        return self.timeout_s is not None and silence >= timedelta(seconds=self.timeout_s)
+        if self.timeout_s is None:
+            return False
+        return not timedelta() <= silence < timedelta(seconds=self.timeout_s)  # below 0: the clock was set back
 
     def _write(self, control: ControlSection, step: Step, power_kw: float) -> Write:
         register = self._template.register(control.registers[step])

@@ -96,16 +96,19 @@ class SiteController:
         return decision
 
     def _needed_at(self, now: datetime) -> Callable[[ControlledBattery, float], bool]:
-        if self._stop is not None:  # what is asked for is an acknowledgement, so news or not it is sent
-            return lambda _battery, _power_kw: True
+        if (stop := self._stop) is not None:  # what is asked for is an acknowledgement, so news or not it is sent, once
+            return lambda battery, _power_kw: not battery.rests_since(stop.since)
         return lambda battery, power_kw: battery.needs(power_kw, now)
 
     async def shut_down(self, reason: str) -> bool:
-        """Send 0 kW; True once every battery has acknowledged it."""
-        self._stop = Stop(reason, self._clock())
+        """Send 0 kW; True once every battery has acknowledged it.
+
+        Where control rests already, a battery that acknowledged it then (one in maintenance) is told nothing more.
+        """
+        stop = self._stop = self._stop or Stop(reason, self._clock())
         self._halt = lambda: reason
         await self.cycle(self._clock())
-        return all(b.last_command is not None and b.last_command.power_kw == 0 for b in self.batteries)
+        return all(battery.rests_since(stop.since) for battery in self.batteries)
 
     def _cycle_state(self, now: datetime, states: list[BatteryState]) -> CycleState:
         self._update_stop(now)

@@ -134,12 +134,14 @@ class ControlledBattery:
 
     def _timed_out(self, now: datetime) -> bool:
         assert self.last_command is not None  # noqa: S101 - the callers have looked
-        return self.timeout is not None and now - self.last_command.time > self.timeout
+        return self.timeout is not None and abs(now - self.last_command.time) > self.timeout
 
     def needs(self, power_kw: float, now: datetime) -> bool:
         """Whether ``power_kw`` has to be sent: it is news to the battery, or the heartbeat is due."""
         last = self.last_command
-        if last is None or self._failing or now - last.time >= self._heartbeat:
+        if last is None or self._failing:
+            return True
+        if not timedelta() <= now - last.time < self._heartbeat:  # due, or unknown since the clock was set back
             return True
         if self._fell_back(now):
             return True
@@ -163,6 +165,10 @@ class ControlledBattery:
         self._log.warning("battery shows 0 kW, it is set up again", acknowledged_kw=last.power_kw)
         self.driver.forget()
         return True
+
+    def rests_since(self, instant: datetime) -> bool:
+        """Whether it acknowledged 0 kW at ``instant`` or later."""
+        return self.last_command is not None and self.last_command.power_kw == 0 and self.last_command.time >= instant
 
     async def send(self, power_kw: float, source: CommandSource | None, within_s: float) -> bool:
         """Command ``power_kw``; False, with nothing remembered, when it was not acknowledged within ``within_s``."""
@@ -188,16 +194,27 @@ def shares(batteries: list[BatteryState], power_kw: float) -> list[float]:
         return [power_kw]
     weights = [_room(state, power_kw) for state in batteries]
     total = sum(weights)
-    if total <= 0:
-        return [power_kw / len(batteries)] * len(batteries)
-    return [power_kw * weight / total for weight in weights]
+    wanted = [weight / total if total > 0 else 1 / len(batteries) for weight in weights]
+    return [_carried(state, power_kw * share) for state, share in zip(batteries, wanted, strict=True)]
 
 
 def _room(state: BatteryState, power_kw: float) -> float:
+    limit_kw = _limit_kw(state, power_kw)
+    return 1.0 if limit_kw is None else limit_kw
+
+
+def _carried(state: BatteryState, share_kw: float) -> float:
+    """The share, no more than this battery can carry: what the site's batteries can together need not fit each."""
+    limit_kw = _limit_kw(state, share_kw)
+    return share_kw if limit_kw is None else min(max(share_kw, -limit_kw), limit_kw) + 0.0
+
+
+def _limit_kw(state: BatteryState, power_kw: float) -> float | None:
+    """The most that it reports it can do in that direction with the blocks that it has, ≥ 0; None: it does not say."""
     capability = state.capability
     limit_kw = capability.discharge_limit_kw if power_kw > 0 else capability.charge_limit_kw
     if limit_kw is None or not math.isfinite(limit_kw):
-        return 1.0
+        return None
     if capability.available_blocks is not None and capability.blocks_total:
         limit_kw *= min(1.0, capability.available_blocks / capability.blocks_total)
     return max(0.0, limit_kw)
