@@ -190,6 +190,45 @@ async def test_maintenance_ends_control_and_polling_at_once(plant: Plant) -> Non
         await plant.until(lambda: edge.site.devices[device.id].device.state is DeviceState.ACTIVE)
 
 
+async def test_an_edge_that_starts_and_stops_leaves_a_battery_in_maintenance_alone(plant: Plant) -> None:
+    await plant.db.execute(
+        "UPDATE flux.mg_device_registry SET active = false, state = 'maintenance' WHERE name = 'WLCE-BESS-01'"
+    )
+    async with plant.edge() as edge:
+        await plant.until(lambda: edge.recorder.recorded >= 8)
+    assert "WLCE-BESS-01" not in {reply.device for reply in plant.replies}
+    await plant.db.execute("UPDATE flux.mg_device_registry SET active = true, state = 'testing'")
+    async with plant.edge():
+        await plant.until(lambda: abs(plant.battery_kw - 40) < 0.1)
+
+
+async def test_two_meters_whose_names_were_swapped_are_both_polled_on(plant: Plant) -> None:
+    swap = [("WLCE-LOAD-METER", "x"), ("WLCE-GENERATION-METER", "WLCE-LOAD-METER"), ("x", "WLCE-GENERATION-METER")]
+    async with plant.edge() as edge:
+        await plant.until(lambda: edge.recorder.recorded >= 5)
+        async with plant.db.transaction():
+            for old, new in swap:
+                await plant.db.execute("UPDATE flux.mg_device_registry SET name = %s WHERE name = %s", (new, old))
+        load = await get_device(plant.db, "WLCE-LOAD-METER")
+        await plant.until(lambda: edge.site.devices[load.id].device.name == "WLCE-LOAD-METER")
+        pollers = [one.poller for one in edge.site.devices.values()]
+        await plant.until(lambda: all(poller is not None and poller.health.recorded >= 2 for poller in pollers))
+        assert edge.alarms.active == ()
+
+
+async def test_the_alarm_of_a_device_goes_with_the_device(plant: Plant) -> None:
+    async with plant.edge() as edge:
+        await plant.db.execute(
+            'UPDATE flux.mg_device_registry SET metadata = metadata || \'{"register_map": "none such"}\''
+            " WHERE name = 'WLCE-LOAD-METER'"
+        )
+        await plant.until(lambda: "device:WLCE-LOAD-METER" in {alarm.key for alarm in edge.alarms.active})
+        await plant.db.execute(
+            "UPDATE flux.mg_device_registry SET state = 'decommissioned' WHERE name = 'WLCE-LOAD-METER'"
+        )
+        await plant.until(lambda: edge.alarms.active == ())
+
+
 async def test_a_meter_that_is_decommissioned_makes_the_controller_rest(plant: Plant) -> None:
     async with plant.edge() as edge:
         await plant.until(lambda: abs(plant.battery_kw - 40) < 0.1)

@@ -32,6 +32,7 @@ from flux.model import Device, DeviceState, InputError, NotFoundError, Reading
 _logger = structlog.get_logger(__name__)
 
 _CONTROL_TASK = "controller"
+_DEVICE_ALARM = "device"
 _STATE_WORDS = {
     DeviceState.MAINTENANCE: "in maintenance",
     DeviceState.FAILED: "marked as failed",
@@ -95,14 +96,24 @@ class Site:
         wanted, unusable = self._sort(snapshot)
         for device in snapshot.devices:
             problem = unusable.get(device.name) if device.polled else None
-            self._alarms.set_or_clear(f"device:{device.name}", problem)
+            self._alarms.set_or_clear(f"{_DEVICE_ALARM}:{device.name}", problem)
+        self._forget_alarms({device.name for device in snapshot.devices})
         self._plan_problem = self._problem_of_plan(snapshot)
-        for device_id in [known for known in self.devices if known not in wanted]:
-            await self._leave(device_id)
+        # all that leave or change first: one may take over the name or the address of another
+        for device_id, one in list(self.devices.items()):
+            if device_id not in wanted or not one.same_as(*wanted[device_id]):
+                await self._leave(device_id)
         for device, template in wanted.values():
             await self._take(device, template)
         self._alarms.set_or_clear("plan", self._plan_problem)
         await self._fit_controller()
+
+    def _forget_alarms(self, names: set[str]) -> None:
+        """Take down those of devices that the registry no longer has."""
+        for alarm in self._alarms.active:
+            prefix, _, name = alarm.key.partition(":")
+            if prefix == _DEVICE_ALARM and name not in names:
+                self._alarms.clear(alarm.key, "the device is gone from the registry")
 
     def problems_of_plan(self, snapshot: RegistrySnapshot) -> list[Problem]:
         """What is wrong with the plan for the devices of ``snapshot``."""
@@ -170,9 +181,6 @@ class Site:
 
     async def _take(self, device: Device, template: DeviceTemplate) -> None:
         one = self.devices.get(device.id)
-        if one is not None and not one.same_as(device, template):
-            await self._leave(device.id)
-            one = None
         if one is None:
             accepted = self._plan is not None and self._plan.without_timeout is not None
             driver = driver_for(device, template, self._pool, self._clock, without_timeout=accepted)
@@ -189,7 +197,7 @@ class Site:
     def _start_poller(self, one: SiteDevice) -> None:
         interval = self._recording_interval(one)
         control = self._control_interval(one)
-        one.poller = DevicePoller(
+        poller = DevicePoller(
             one.driver,
             interval,
             control,
@@ -201,7 +209,8 @@ class Site:
             answered=lambda: self._answered(one.device),
             returned=one.driver.forget,
         )
-        self._background.start(one.task, one.poller.run)
+        self._background.start(one.task, poller.run)
+        one.poller = poller
         _logger.info(
             "polling", device=one.device.name, interval_s=interval.total_seconds(), control=control is not None
         )
@@ -229,6 +238,10 @@ class Site:
     async def _fit_controller(self) -> None:
         """Build the controller anew when a driver that it uses has changed; one that may not go on is ``halted``."""
         if self._plan is None or self._plan_problem is not None:
+            return
+        if self.controller is None and self.halted() is not None and self._plan.without_timeout is None:
+            # nobody here has commanded this battery, and silence has made it safe: in maintenance it is left alone
+            _logger.info("control does not begin yet", reason=self.halted())
             return
         controller = build_controller(self._plan, self._drivers(), self.newest, clock=self._clock, halt=self.halted)
         if self.controller is not None:
