@@ -7,7 +7,16 @@ from psycopg import AsyncConnection
 
 from flux.errors import ConflictError, InputError, NotFoundError, RefusedError
 from flux.model import BessMetadata, DeviceState, DeviceType
-from flux.registry import add_device, get_device, history, list_devices, parse_new_device, set_metadata, set_state
+from flux.registry import (
+    add_device,
+    doubts_about,
+    get_device,
+    history,
+    list_devices,
+    parse_new_device,
+    set_metadata,
+    set_state,
+)
 
 Connection = AsyncConnection[Any]
 
@@ -127,3 +136,21 @@ async def test_setting_metadata_keeps_the_other_keys_and_refuses_what_is_impossi
     with pytest.raises(InputError, match="efficiency = 2"):
         await set_metadata(db, device.id, {"efficiency": 2})
     assert (await get_device(db, device.id)).metadata == changed.metadata
+
+
+async def test_a_battery_is_not_read_as_a_meter() -> None:
+    with pytest.raises(InputError, match="'acuvim2_standard' is of a meter, the device is a bess"):
+        parse_new_device({**BESS, "metadata": {"template": "acuvim2_standard"}})
+
+
+async def test_what_may_be_a_slip_is_doubted_and_kept(db: Connection) -> None:
+    assert await doubts_about(db, parse_new_device(BESS)) == []
+    metadata = {"template": "tesla_powerpak", "capacity_kw": 500, "noted_by": "Ada"}
+    new = parse_new_device({**BESS, "metadata": metadata})
+    assert await doubts_about(db, new) == [
+        "metadata capacity_kw: no key that Flux uses, it is kept; did you mean capacity_kwh?",
+        "template tesla_powerpak: not known here; did you mean tesla_powerpack? If not, the site's edge needs it in "
+        "its templates_dir",
+    ]
+    await db.execute("INSERT INTO flux.device_templates (name, hash, body) VALUES ('tesla_powerpak', 'x', '{}')")
+    assert len(await doubts_about(db, new)) == 1

@@ -79,14 +79,20 @@ def add(
     import getpass
 
     from flux.model import DeviceType
-    from flux.registry import add_device, parse_new_device
+    from flux.registry import add_device, doubts_about, parse_new_device
 
     kind = _choice(DeviceType, type, "--type")
     template_key = "template" if kind is DeviceType.BESS else "register_map"
     values = {"host": host, template_key: template, "port": port, "modbus_address": unit}
     given = {key: value for key, value in values.items() if value is not None}
     new = parse_new_device({"name": name, "type": type, "site": site, "metadata": given | _key_values(metadata or [])})
-    device = run_on_database(lambda conn: add_device(conn, new, actor=getpass.getuser()))
+
+    async def work(conn: Any) -> tuple["Device", list[str]]:
+        return await add_device(conn, new, actor=getpass.getuser()), await doubts_about(conn, new)
+
+    device, doubts = run_on_database(work)
+    for doubt in doubts:
+        typer.secho(f"warning: {name}: {doubt}", fg="yellow", err=True)
     typer.echo(f"{device.name} is registered at {device.site}; state: {device.state}")
 
 

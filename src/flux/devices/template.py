@@ -32,6 +32,7 @@ __all__ = [
     "RegisterType",
     "WordOrder",
     "builtin_template",
+    "builtin_template_names",
     "builtin_templates",
     "load_template",
     "parse_template",
@@ -194,10 +195,15 @@ def builtin_templates() -> dict[str, DeviceTemplate]:
 
 def builtin_template(name: str) -> DeviceTemplate:
     """One of the templates that come with Flux; :class:`NotFoundError` names those that there are."""
-    known = sorted(path.stem for path in _BUILTIN_FOLDER.glob("*.yaml"))
+    known = builtin_template_names()
     if name not in known:
         raise NotFoundError(f"no built-in device template {name!r}; there are {', '.join(known)}")
     return load_template(_BUILTIN_FOLDER / f"{name}.yaml")
+
+
+def builtin_template_names() -> list[str]:
+    """In order of the alphabet."""
+    return sorted(path.stem for path in _BUILTIN_FOLDER.glob("*.yaml"))
 
 
 def template_schema() -> dict[str, Any]:

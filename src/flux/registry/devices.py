@@ -15,6 +15,7 @@ from psycopg.rows import class_row, dict_row
 from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from flux.devices.template import builtin_template, builtin_template_names
 from flux.errors import ConflictError, InputError, NotFoundError, RefusedError
 from flux.model import Device, DeviceId, DeviceName, DeviceState, DeviceType, SiteCode, parse_metadata
 
@@ -65,8 +66,37 @@ def parse_new_device(data: dict[str, Any]) -> NewDevice:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InputError(f"device {where} = {first['input']!r}: {first['msg']}") from None
-    parse_metadata(new.type, new.metadata, new.name)
+    _check_template(new)
     return new
+
+
+def _check_template(new: NewDevice) -> None:
+    """A meter must not be read with a battery's registers; of templates that don't come with Flux nothing is known."""
+    name = parse_metadata(new.type, new.metadata, new.name).template_name
+    if name in builtin_template_names():
+        kind = builtin_template(name).type
+        if kind is not new.type:
+            raise InputError(f"{new.name}: template {name!r} is of a {kind}, the device is a {new.type}")
+
+
+async def doubts_about(conn: AsyncConnection[Any], new: NewDevice) -> list[str]:
+    """What may be a slip of the pen and may be meant: keys and a template that nobody here knows, one line each."""
+    metadata = parse_metadata(new.type, new.metadata, new.name)
+    known = type(metadata).model_fields
+    doubts = [
+        f"metadata {key}: no key that Flux uses, it is kept; did you mean {near[0]}?"
+        for key in metadata.model_extra or {}
+        if (near := difflib.get_close_matches(key, known, n=1, cutoff=0.75))
+    ]
+    wanted = metadata.template_name
+    if wanted is not None:
+        rows = await (await conn.execute("SELECT name FROM flux.device_templates")).fetchall()
+        templates = [*builtin_template_names(), *(name for (name,) in rows)]
+        if wanted not in templates:
+            nearest = difflib.get_close_matches(wanted, templates, n=1)
+            hint = f"did you mean {nearest[0]}? If not, " if nearest else ""
+            doubts.append(f"template {wanted}: not known here; {hint}the site's edge needs it in its templates_dir")
+    return doubts
 
 
 async def add_device(conn: AsyncConnection[Any], new: NewDevice, *, actor: str) -> Device:
