@@ -29,7 +29,7 @@ from flux.devices.simulator import (
     read_reply_log,
 )
 from flux.devices.simulator.replylog import ReplyLog
-from flux.errors import ConflictError, InputError, NotFoundError, UnavailableError
+from flux.errors import ConflictError, InputError, NotFoundError
 from flux.model import DeviceType, MeterType
 
 START = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -394,7 +394,7 @@ async def test_a_port_in_use_is_one_clear_line_and_nothing_is_left_behind(tmp_pa
     clock = still_clock()
     state = StateFile(tmp_path / "s.json")
     server = SimulatorServer(SimulatedSite(config, clock()), clock, state=state)
-    with pytest.raises(UnavailableError, match=rf"127.0.0.1:{port} \(WLCE-BESS-METER\): address already in use"):
+    with pytest.raises(InputError, match=rf"127.0.0.1:{port} \(WLCE-BESS-METER\): address already in use"):
         await server.start()
     assert not state.path.exists()
     for device in server.devices:

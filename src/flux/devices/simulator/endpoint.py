@@ -1,6 +1,7 @@
 """A host and port on which simulated devices answer Modbus TCP."""
 
 import asyncio
+import errno
 import os
 import struct
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from flux.devices.simulator.device import SimulatedDevice
 from flux.devices.simulator.faults import FaultBoard, FaultKind
 from flux.devices.simulator.protocol import GATEWAY_NO_RESPONSE, WRITES, Answer, answer, place_of, refusal
 from flux.devices.simulator.replylog import Reply, ReplySink
-from flux.errors import UnavailableError
+from flux.errors import InputError
 
 _log = structlog.get_logger(__name__)
 _HEADER = struct.Struct(">HHHB")
@@ -47,7 +48,7 @@ class Endpoint:
         return len(self._connections)
 
     async def bind(self) -> None:
-        """Take the port without answering yet; raises :class:`UnavailableError` when it is not to be had."""
+        """Take the port without answering yet; raises :class:`InputError` when it is not to be had."""
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
@@ -55,10 +56,10 @@ class Endpoint:
             )
         except OSError as error:
             names = ", ".join(device.name for device in self.units.values())
-            reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
-            raise UnavailableError(
-                f"{self.host}:{self.port} ({names}): {reason}; stop what uses it, or choose another with --port"
-            ) from None
+            reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror
+            taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
+            advice = "stop what uses it, or choose another port" if taken else "choose a host of this machine"
+            raise InputError(f"{self.host}:{self.port} ({names}): {reason}; {advice}") from None
         self.port = self._server.sockets[0].getsockname()[1]
         for device in self.units.values():
             device.port = self.port

@@ -28,7 +28,7 @@ from flux.devices.simulator.physics import Battery, Meter
 from flux.devices.simulator.replylog import Reply, ReplySink
 from flux.devices.simulator.statefile import StateFile
 from flux.devices.simulator.world import SimulatedSite
-from flux.errors import InputError, NotFoundError, UnavailableError
+from flux.errors import InputError, NotFoundError
 
 _log = structlog.get_logger(__name__)
 _TICK_S = 0.5
@@ -214,7 +214,7 @@ class SimulatorServer:
             try:
                 await endpoint.bind()
                 await endpoint.serve()
-            except UnavailableError as error:
+            except InputError as error:
                 _log.warning("simulator.port_taken", reason=str(error))  # tried again at the next tick
                 continue
             endpoint.down_until = None

@@ -26,25 +26,39 @@ class StateFile:
 
     def hold(self) -> None:
         """Claim the file; :class:`ConflictError` when another simulator has it, :class:`InputError` if it can't be."""
-        lock_path = self.path.with_name(self.path.name + ".lock")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise InputError(f"state file {self.path}: {error.strerror}; choose another with --state") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            raise ConflictError(
-                f"state file {self.path} is in use by another simulator; stop it, or choose another with --state"
-            ) from None
-        self._lock = lock
+        while self._lock is None:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o644)
+            except OSError as error:
+                raise InputError(f"state file {self.path}: {error.strerror}; choose another with --state") from None
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(lock)
+                raise ConflictError(
+                    f"state file {self.path} is in use by another simulator; stop it, or choose another with --state"
+                ) from None
+            if self._is_current(lock):
+                self._lock = lock
+            else:  # its last holder removed it before we had it
+                os.close(lock)
 
     def release(self) -> None:
         if self._lock is not None:
+            self._lock_path.unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.path.with_name(self.path.name + ".lock")
+
+    def _is_current(self, lock: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(lock), self._lock_path.stat())
+        except FileNotFoundError:
+            return False
 
     def load(self) -> dict[str, Any] | None:
         """The last state; ``None`` when there is none yet."""
