@@ -136,6 +136,7 @@ def rollups(
     from flux.registry import get_device
     from flux.store import queries
 
+    queries.check_level(level)
     now = _now()
     first = _instant(since or "24h", now, "--since")
     end = _instant(until, now, "--until") if until else now

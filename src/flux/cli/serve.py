@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from flux.errors import RefusedError
+
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; default FLUX_HTTP_HOST.")] = None,
@@ -21,7 +23,8 @@ def serve(
     from flux.config import load_settings
     from flux.config.logs import configure_logging
     from flux.local.ports import require_free, require_loopback
-    from flux.store.db import check_answers, resolve_dsn
+    from flux.store.db import resolve_dsn, told_plainly
+    from flux.store.migrate import status
 
     settings = load_settings()
     configure_logging(settings)
@@ -29,6 +32,8 @@ def serve(
     require_loopback(address, "--host" if host else "FLUX_HTTP_HOST")
     require_free(address, number, "HTTP", "choose another with --port or FLUX_HTTP_PORT")
     dsn = resolve_dsn(settings)
-    check_answers(dsn)  # uvicorn would tell it with a traceback
+    with told_plainly():  # uvicorn would tell it with a traceback
+        if status(dsn).version is None:
+            raise RefusedError("the database has no schema flux: run `flux db migrate`")
     app = create_app(dsn, clock=lambda: datetime.now(UTC))
     uvicorn.run(app, host=address, port=number, log_level="warning", access_log=False)

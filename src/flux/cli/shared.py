@@ -5,35 +5,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from flux.errors import RefusedError, UnavailableError
-
 
 @contextlib.contextmanager
 def opened_database(*, create: bool = False) -> Iterator[str]:
     """The DSN of the database that a command works on, for as long as the block; what goes wrong is one clear line."""
-    import psycopg
-
     from flux.config import load_settings
     from flux.config.logs import configure_logging
-    from flux.store.db import database
+    from flux.store.db import database, told_plainly
 
     settings = load_settings()
     configure_logging(settings, quiet=True)  # a person asked; that a server was started is no news
-    with database(settings, create=create) as dsn:
-        try:
-            yield dsn
-        except (
-            psycopg.errors.UndefinedTable,
-            psycopg.errors.UndefinedFunction,
-            psycopg.errors.UndefinedColumn,
-        ) as error:
-            said = str(error).splitlines()[0]
-            raise RefusedError(f"the schema is not this program's, run `flux db migrate` ({said})") from None
-        except psycopg.errors.InsufficientPrivilege as error:
-            said = str(error).splitlines()[0]
-            raise RefusedError(f"the database's user may not do this: {said}") from None
-        except psycopg.OperationalError as error:
-            raise UnavailableError(f"the database could not do it: {' '.join(str(error).split())}") from None
+    with database(settings, create=create) as dsn, told_plainly():
+        yield dsn
 
 
 def run_on_database(work: Callable[[Any], Any]) -> Any:

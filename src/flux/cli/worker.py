@@ -17,8 +17,9 @@ def worker(
     from flux.config import load_settings
     from flux.config.logs import configure_logging
     from flux.local.worker import run_worker
-    from flux.store.db import resolve_dsn
+    from flux.store.db import resolve_dsn, told_plainly
 
     settings = load_settings()
     configure_logging(settings)
-    asyncio.run(run_worker(resolve_dsn(settings), once=once))
+    with told_plainly():
+        asyncio.run(run_worker(resolve_dsn(settings), once=once))

@@ -26,7 +26,7 @@ from flux.local.ports import require_loopback
 from flux.model import Device
 from flux.registry import list_devices
 from flux.store import queries
-from flux.store.db import connect, resolve_dsn
+from flux.store.db import connect, resolve_dsn, told_plainly
 from flux.store.migrate import SchemaStatus, status
 
 _MIN_POSTGRES = 150000
@@ -85,7 +85,12 @@ async def examine(settings: Settings, clock: Callable[[], datetime]) -> AsyncIte
         return
     async with conn:
         yield check_version(conn)
-        schema = await asyncio.to_thread(status, dsn)
+        try:
+            with told_plainly():
+                schema = await asyncio.to_thread(status, dsn)
+        except FluxError as error:
+            yield problem("schema", str(error), "use a user with rights on schema flux, such as its owner")
+            return
         yield check_schema(schema)
         if schema.current:
             async for finding in examine_contents(conn, clock):

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 import httpx
 import structlog
@@ -27,6 +26,7 @@ from flux.local.live import LiveView
 from flux.local.ports import require_free, require_loopback
 from flux.local.status import read_edge_status
 from flux.local.supervisor import Child, ChildSpec, Supervisor, stopped
+from flux.store.db import told_plainly
 from flux.store.migrate import migrate
 from flux.store.server import EmbeddedServer
 
@@ -79,7 +79,8 @@ def migrated_database(settings: Settings) -> Iterator[Database]:
     """A database with the newest schema, for as long as the block runs."""
     if settings.database_url is not None:
         dsn = settings.database_url.get_secret_value()
-        migrate(dsn)
+        with told_plainly():
+            migrate(dsn)
         yield Database(dsn)
         return
     with EmbeddedServer(settings.home) as server:
@@ -166,34 +167,32 @@ def only_one(home: Path) -> Iterator[None]:
     with _told_of_home(home):
         home.mkdir(parents=True, exist_ok=True)
         file = _locked(path)
-    with file:
-        try:
-            with _told_of_home(home):
-                file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
-            yield
-        finally:
-            path.unlink(missing_ok=True)  # while it is held: see _locked
-            with contextlib.suppress(OSError):
-                home.rmdir()
+    try:
+        with _told_of_home(home):
+            os.ftruncate(file, 0)
+            os.pwrite(file, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: see _locked
+        os.close(file)
+        with contextlib.suppress(OSError):
+            home.rmdir()
 
 
-def _locked(path: Path) -> IO[str]:
+def _locked(path: Path) -> int:
     """``path``, opened and locked; opened again where its last holder removed it before we had the lock."""
     while True:
-        file = path.open("a+")
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "?"
-            file.close()
+            holder = os.read(file, 20).decode(errors="replace").strip() or "?"
+            os.close(file)
             raise ConflictError(f"Flux runs in {path.parent} already (process {holder}); stop it first") from None
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if os.path.samestat(os.fstat(file), path.stat()):
                 return file
-        file.close()
+        os.close(file)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from flux.store.migrate import known_versions, migrate
 
 _logger = structlog.get_logger(__name__)
 _LOCK_TIMEOUT = "10s"
+_ARCHIVE_MAGIC = b"PGDMP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ def backup(dsn: str, target: Path, *, force: bool = False) -> int:
 
     ConflictError if the file exists (unless ``force``); after any error what was there is still there.
     """
+    if target.is_dir():
+        raise InputError(f"{target} is a folder: name a file in it")
     if target.exists() and not force:
         raise ConflictError(f"{target} exists: give another name, or --force to replace it")
     if not target.parent.is_dir():
@@ -77,7 +80,8 @@ def restore(dsn: str, source: Path, *, force: bool = False) -> Contents:
     newer Flux is refused. One transaction: after any error the database is as it was.
     """
     if not source.is_file():
-        raise InputError(f"{source}: there is no such file")
+        raise InputError(f"{source}: " + ("is a folder, not a backup" if source.is_dir() else "there is no such file"))
+    _check_archive(source)
     if describe(dsn).schema_version is not None and not force:
         raise RefusedError("the database holds a schema flux already: --force replaces all of it by the backup")
     _restore_in_one_transaction(dsn, source)
@@ -97,6 +101,17 @@ def describe(dsn: str) -> Contents:
                       (SELECT count(*) FROM flux.mg_meter_readings), (SELECT count(*) FROM flux.mg_bess_readings)"""
         ).fetchone()
     return Contents(*(row or (None, 0, 0, 0)))
+
+
+def _check_archive(source: Path) -> None:
+    """Raise InputError for a file that is no backup, before the database is asked anything."""
+    try:
+        with source.open("rb") as file:
+            magic = file.read(5)
+    except OSError as error:
+        raise InputError(f"{source}: {error.strerror}") from None
+    if magic != _ARCHIVE_MAGIC:
+        raise InputError(f"{source}: is not a file that `flux db backup` wrote")
 
 
 def _restore_in_one_transaction(dsn: str, source: Path) -> None:

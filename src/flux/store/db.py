@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from flux.config import Settings
-from flux.errors import InputError, UnavailableError
+from flux.errors import InputError, RefusedError, UnavailableError
 from flux.store.server import EmbeddedServer, has_database, running_dsn
 
 CONNECT_TIMEOUT_S = 10
@@ -127,6 +127,28 @@ def _describe(arguments: dict[str, Any]) -> str:
     host = arguments.get("host") or arguments.get("hostaddr") or "the default socket"
     user = f"{arguments['user']}@" if arguments.get("user") else ""
     return f"{user}{host}:{arguments.get('port') or 5432}/{arguments.get('dbname') or ''}"
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """What a person at the other end can mend is told in one line: an old schema, missing rights, a full disk."""
+    try:
+        yield
+    except (
+        psycopg.errors.UndefinedTable,
+        psycopg.errors.UndefinedFunction,
+        psycopg.errors.UndefinedColumn,
+        psycopg.errors.InvalidSchemaName,
+    ) as error:
+        raise RefusedError(f"the schema is not this program's, run `flux db migrate` ({_first_line(error)})") from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise RefusedError(f"the database's user may not do this: {_first_line(error)}") from None
+    except psycopg.OperationalError as error:
+        raise UnavailableError(f"the database could not do it: {' '.join(str(error).split())}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def check_answers(dsn: str) -> None:

@@ -62,8 +62,7 @@ async def rollups(
     conn: AsyncConnection[Any], device: Device, level: RollupLevel, since: datetime, until: datetime
 ) -> list[Row]:
     """The buckets of a device with since ≤ time_b < until, oldest first. Batteries have 5m only (InputError)."""
-    if level not in ROLLUP_LEVELS:
-        raise InputError(f"level {level!r}: one of {', '.join(ROLLUP_LEVELS)}")
+    check_level(level)
     bounds = {"id": device.id, "since": since, "until": until}
     if device.type is DeviceType.METER:
         function = sql.Identifier("flux", f"get_meter_readings_{level}")
@@ -76,6 +75,12 @@ async def rollups(
            WHERE device_id = %(id)s AND time_b >= %(since)s AND time_b < %(until)s ORDER BY time_b"""
     ).format()
     return await _fetch(conn, query, bounds)
+
+
+def check_level(level: str) -> None:
+    """Raise InputError for a level that there is not."""
+    if level not in ROLLUP_LEVELS:
+        raise InputError(f"level {level!r}: one of {', '.join(ROLLUP_LEVELS)}")
 
 
 async def rollup_lag_s(conn: AsyncConnection[Any]) -> float:

@@ -24,6 +24,7 @@ from typing import Any
 
 import structlog
 from psycopg import AsyncConnection
+from psycopg.errors import Diagnostic
 
 from flux.model import BESS_METRICS, METER_METRICS, Metric, MetricKind
 
@@ -97,18 +98,32 @@ async def refresh(conn: AsyncConnection[Any], *, max_devices: int = BATCH_DEVICE
     """Bring the rollups up to date, one transaction per batch, until nothing is left for this session.
 
     Several may run at once: they share the devices, and what another one is working on is left to it. ``conn`` must not
-    be inside a transaction, or nothing would be committed before its end.
+    be inside a transaction, or nothing would be committed before its end. A device whose readings cannot be summed up
+    is told in the log and left for 5 minutes; why is in ``rollup_devices``.
     """
     started = perf_counter()
     devices = buckets = 0
-    while True:
-        async with conn.transaction():
-            cursor = await conn.execute("SELECT devices, buckets FROM flux.refresh_rollups_batch(%s)", (max_devices,))
-            ((done, written),) = await cursor.fetchall()
-        devices += done
-        buckets += written
-        if done == 0:
-            return RefreshReport(devices, buckets, perf_counter() - started)
+    conn.add_notice_handler(_log_warning)
+    try:
+        while True:
+            async with conn.transaction():
+                # a limit that was set for other work must not keep a large batch from ever being done
+                await conn.execute("SET LOCAL statement_timeout = 0")
+                cursor = await conn.execute(
+                    "SELECT devices, buckets FROM flux.refresh_rollups_batch(%s)", (max_devices,)
+                )
+                ((done, written),) = await cursor.fetchall()
+            devices += done
+            buckets += written
+            if done == 0:
+                return RefreshReport(devices, buckets, perf_counter() - started)
+    finally:
+        conn.remove_notice_handler(_log_warning)
+
+
+def _log_warning(notice: Diagnostic) -> None:
+    if notice.severity_nonlocalized == "WARNING":
+        _logger.warning("rollups", problem=notice.message_primary)
 
 
 async def lag(conn: AsyncConnection[Any]) -> Lag | None:

@@ -43,6 +43,8 @@ _SOCKET_PATH_LIMIT = 107  # bytes of a unix socket's path, on Linux; 103 elsewhe
 _SOCKET_PREFIX = "flux-socket-"
 _POLL_S = 0.02
 _LOG_ROTATE_BYTES = 10_000_000
+_NEW_DATABASE_BYTES = 100 * 1024**2
+"""What initdb and the first migration write, and some."""
 
 # Written to postgresql.conf when the folder is made, so that an owner may change them there. A site's machine is small.
 _TUNING = {
@@ -357,6 +359,8 @@ def _private_umask() -> Iterator[None]:
 
 def _prepare_folder(home: Path, user: ServerUser) -> Path:
     """Make the server's folder, in ``home`` where its user can reach that, else in a place that it can."""
+    if not has_database(home):
+        _check_room(home)
     try:
         home.mkdir(parents=True, exist_ok=True)
         folder = existing_folder(home)
@@ -372,6 +376,18 @@ def _prepare_folder(home: Path, user: ServerUser) -> Path:
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         raise UnavailableError(f"the database in {folder} belongs to another user: run Flux as that user")
     return folder
+
+
+def _check_room(home: Path) -> None:
+    """Raise before anything is made where a new database would not fit."""
+    there = next(path for path in (home, *home.parents) if path.exists())
+    disk = shutil.disk_usage(there)
+    free = disk.free
+    if disk.total and free < _NEW_DATABASE_BYTES:
+        raise UnavailableError(
+            f"no space for a database in FLUX_HOME={home}: {free / 1024**2:.0f} MiB are free, "
+            f"{_NEW_DATABASE_BYTES // 1024**2} MiB are needed; make room, or name another folder"
+        )
 
 
 def _make_data(folder: Path, binaries: Binaries, user: ServerUser, *, sync: bool) -> None:

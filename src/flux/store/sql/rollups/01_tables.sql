@@ -16,9 +16,13 @@ CREATE TABLE IF NOT EXISTS flux.rollup_devices (
     counters  text[] NOT NULL DEFAULT '{}',
     cut       timestamptz
 );
+ALTER TABLE flux.rollup_devices
+    ADD COLUMN IF NOT EXISTS failed_at timestamptz,
+    ADD COLUMN IF NOT EXISTS failure text;
 COMMENT ON TABLE flux.rollup_devices IS 'One row for each device. Whoever refreshes a device locks its row, so that several can refresh at once.';
 COMMENT ON COLUMN flux.rollup_devices.counters IS 'Every counter that this device has ever reported.';
 COMMENT ON COLUMN flux.rollup_devices.cut IS 'Raw readings before this were dropped: no bucket of an hour that starts before it is computed again.';
+COMMENT ON COLUMN flux.rollup_devices.failure IS 'Why its rollups could not be computed at failed_at; its changes stay noted. Null: nothing is wrong.';
 
 CREATE TABLE IF NOT EXISTS flux.rollup_changes (
     device_id uuid NOT NULL,

@@ -51,7 +51,8 @@ BEGIN
             FROM flux.mg_bess_readings_5m b WHERE b.device_id = r.id AND r.type = 'bess'
         ) x(first, last)
     ) s
-    WHERE r.id = changed_device AND greatest(s.first, changed_from) <= least(s.last, changed_to);
+    -- (greatest and least pass over nulls: where there is nothing, nothing can have changed)
+    WHERE r.id = changed_device AND s.first IS NOT NULL AND greatest(s.first, changed_from) <= least(s.last, changed_to);
 END $$;
 COMMENT ON FUNCTION flux.note_rollup_change(uuid, timestamptz, timestamptz) IS
     'Have the next refresh compute the rollups of a device anew, from … to (null: from its beginning, to its end).';
@@ -85,21 +86,31 @@ CREATE OR REPLACE TRIGGER note_truncated BEFORE TRUNCATE ON flux.mg_bess_reading
 
 -- ── What a device's metadata says of its counters ──────────────────────────────────────────────────────────────────
 
+-- Whatever stands there, these answer: a device with nonsense in its metadata must not stop the refresh of the others.
+
 CREATE OR REPLACE FUNCTION flux.gap_limit_seconds(metadata jsonb) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
-    SELECT CASE WHEN metadata ->> 'gap_limit' ~ '^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$'
-                THEN greatest(600, date_part('epoch', (metadata ->> 'gap_limit')::interval))
-                ELSE 86400 END
+    SELECT CASE WHEN g.written ~ '^([0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d)){1,9}$' THEN (
+               SELECT least(greatest(sum(part[1]::double precision * CASE part[2]
+                          WHEN 'ms' THEN 0.001 WHEN 's' THEN 1 WHEN 'm' THEN 60 WHEN 'h' THEN 3600 ELSE 86400 END), 600), 31622400)
+               FROM regexp_matches(g.written, '([0-9.]+)(ms|s|m|h|d)', 'g') part)
+           ELSE 86400 END
+    FROM (SELECT lower(replace(metadata ->> 'gap_limit', ' ', ''))) g(written)
 $$;
 COMMENT ON FUNCTION flux.gap_limit_seconds(jsonb) IS
-    'Readings further apart than this split the series. metadata key gap_limit, e.g. "36h"; 24 h where there is none; at least 10 minutes.';
+    'Readings further apart than this split the series. metadata key gap_limit, e.g. "36h"; 24 h where there is none or it cannot be read; at least 10 minutes, at most 366 days.';
+
+CREATE OR REPLACE FUNCTION flux.positive_number(value jsonb) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
+    SELECT CASE WHEN jsonb_typeof(value) = 'number' THEN
+               CASE WHEN (value #>> '{}')::numeric BETWEEN 1e-15 AND 1e15 THEN (value #>> '{}')::double precision END END
+$$;
+COMMENT ON FUNCTION flux.positive_number(jsonb) IS 'A number from metadata; null: it is none, or one that cannot be meant.';
 
 CREATE OR REPLACE FUNCTION flux.counter_width(metadata jsonb, counter text) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
-    SELECT CASE WHEN jsonb_typeof(metadata #> ARRAY['counter_widths', counter]) = 'number'
-                THEN (metadata #>> ARRAY['counter_widths', counter])::double precision
-                WHEN jsonb_typeof(metadata -> 'counter_width') = 'number'
-                THEN (metadata ->> 'counter_width')::double precision END
+    SELECT coalesce(flux.positive_number(metadata #> ARRAY['counter_widths', counter]),
+                    flux.positive_number(metadata -> 'counter_width'))
 $$;
 COMMENT ON FUNCTION flux.counter_width(jsonb, text) IS
     'Where a counter begins again at 0, in its own unit: metadata counter_widths {name: value}, or counter_width for all; null: not known.';

@@ -181,9 +181,7 @@ DECLARE
     kind       text;
 BEGIN
     SELECT d.counters, flux.rollup_first_open_hour(d.cut), flux.gap_limit_seconds(r.metadata) * second,
-           CASE WHEN jsonb_typeof(r.metadata -> 'max_power_kw') = 'number'
-                THEN (r.metadata ->> 'max_power_kw')::double precision ELSE 'Infinity' END,
-           r.metadata
+           coalesce(flux.positive_number(r.metadata -> 'max_power_kw'), 'Infinity'), r.metadata
     INTO known, cut, gap_us, max_kw, metadata
     FROM flux.rollup_devices d JOIN flux.mg_device_registry r ON r.id = d.device_id WHERE d.device_id = of_device;
     gap := make_interval(secs => gap_us / second);

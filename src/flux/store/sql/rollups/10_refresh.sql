@@ -2,6 +2,8 @@
 
 -- One batch in the caller's transaction (READ COMMITTED, the default): locks up to max_devices devices that have changes
 -- and that nobody else is working on, and brings their rollups up to date. devices = 0: nothing is left for this session.
+-- A device whose readings cannot be summed up (numbers beyond what a double holds) is left as it was, with the reason in
+-- rollup_devices; its notes stay, and it is tried again after 5 minutes. The others go on.
 -- The settings are what its statements want: they are nested loops over index scans, many and short.
 CREATE OR REPLACE FUNCTION flux.refresh_rollups_batch(max_devices integer DEFAULT 100, OUT devices integer, OUT buckets bigint)
 LANGUAGE plpgsql
@@ -17,15 +19,37 @@ SET enable_material = off
 AS $$
 DECLARE
     locked uuid[];
+    one    uuid;
+    reason text;
 BEGIN
     SELECT array_agg(l.device_id), count(*) INTO locked, devices
     FROM (SELECT d.device_id FROM flux.rollup_devices d
           WHERE EXISTS (SELECT FROM flux.rollup_changes c WHERE c.device_id = d.device_id)
+              AND (d.failed_at IS NULL OR d.failed_at < clock_timestamp() - interval '5 minutes')
           LIMIT max_devices FOR UPDATE SKIP LOCKED) l;
     buckets := 0;
-    IF devices > 0 THEN
-        buckets := flux.rollup_refresh_meters(locked) + flux.rollup_refresh_bess(locked);
+    IF devices = 0 THEN
+        RETURN;
     END IF;
+    BEGIN
+        buckets := flux.rollup_refresh_meters(locked) + flux.rollup_refresh_bess(locked);
+        UPDATE flux.rollup_devices d SET failed_at = NULL, failure = NULL
+        WHERE d.device_id = ANY (locked) AND d.failed_at IS NOT NULL;
+        RETURN;
+    EXCEPTION WHEN data_exception OR integrity_constraint_violation OR cardinality_violation OR program_limit_exceeded THEN
+        NULL;  -- one of them: which one is found below
+    END;
+    FOREACH one IN ARRAY locked LOOP
+        reason := NULL;
+        BEGIN
+            buckets := buckets + flux.rollup_refresh_meters(ARRAY[one]) + flux.rollup_refresh_bess(ARRAY[one]);
+        EXCEPTION WHEN data_exception OR integrity_constraint_violation OR cardinality_violation OR program_limit_exceeded THEN
+            reason := SQLERRM;
+            RAISE WARNING 'rollups of device % cannot be computed: %', one, reason;
+        END;
+        UPDATE flux.rollup_devices d SET failure = reason, failed_at = CASE WHEN reason IS NOT NULL THEN clock_timestamp() END
+        WHERE d.device_id = one;
+    END LOOP;
 END $$;
 COMMENT ON FUNCTION flux.refresh_rollups_batch(integer) IS
     'Brings the rollups of up to max_devices changed devices up to date, in this transaction; devices = 0: nothing left to do here.';
