@@ -134,3 +134,20 @@ async def test_a_database_that_goes_away_is_503_and_its_name_is_not_told(
         admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'.encode())
     assert answer.status_code == 503
     assert name not in answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/devices/a%00b",
+        "/v1/readings/latest?site=%00",
+        "/v1/devices/WLCE-GRID-METER/readings?end=0001-01-01T00:00:00Z",
+        "/v1/devices/WLCE-GRID-METER/rollups/5m?end=0001-01-01T00:30:00Z",
+    ],
+)
+async def test_what_no_database_can_hold_is_the_askers_error(
+    client: httpx.AsyncClient, grid: Device, path: str
+) -> None:
+    answer = await client.get(path)
+    assert answer.status_code == 422
+    assert "message" in answer.json()

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
-from psycopg import AsyncConnection, OperationalError
+from psycopg import AsyncConnection, DataError, OperationalError
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 import flux
@@ -48,6 +48,7 @@ def create_app(dsn: str, *, clock: Callable[[], datetime]) -> FastAPI:
 
     app = FastAPI(title="Flux", version=flux.__version__, lifespan=lifespan)
     app.add_exception_handler(FluxError, _flux_error)
+    app.add_exception_handler(DataError, _data_error)
     app.add_exception_handler(OperationalError, _database_error)
     app.add_exception_handler(PoolTimeout, _database_error)
     _add_routes(app, clock)
@@ -102,7 +103,10 @@ def _add_routes(app: FastAPI, clock: Callable[[], datetime]) -> None:
 def _span(start: datetime | None, end: datetime | None, now: datetime, longest: timedelta) -> tuple[datetime, datetime]:
     """Default: the last 24 hours. A time without a zone is UTC."""
     until = _aware(end) if end else now
-    since = _aware(start) if start else until - timedelta(hours=24)
+    try:
+        since = _aware(start) if start else until - timedelta(hours=24)
+    except OverflowError:
+        raise InputError(f"end {until.isoformat()} is too early to have 24 hours before it; give a start") from None
     if since >= until:
         raise InputError(f"start {since.isoformat()} must be before end {until.isoformat()}")
     if until - since > longest:
@@ -117,6 +121,11 @@ def _aware(instant: datetime) -> datetime:
 async def _flux_error(_request: Request, error: Exception) -> JSONResponse:
     status = next((code for kind, code in _HTTP_STATUS.items() if isinstance(error, kind)), 400)
     return JSONResponse({"message": str(error)}, status_code=status)
+
+
+async def _data_error(_request: Request, _error: Exception) -> JSONResponse:
+    """Text with a NUL in it, a time that PostgreSQL does not know."""
+    return JSONResponse({"message": "the request has a value that the database cannot hold"}, status_code=422)
 
 
 async def _database_error(_request: Request, _error: Exception) -> JSONResponse:
