@@ -14,7 +14,7 @@ from flux.store.db import describe_dsn, resolve_dsn
 
 
 def run_edge(site_path: Path, settings: Settings) -> None:
-    """Run the edge of ``site_path`` until SIGTERM or SIGINT; raises FluxError when it can't begin."""
+    """Run the edge of ``site_path`` until SIGTERM, SIGINT or SIGHUP; raises FluxError when it can't begin."""
     site_file = load_site_file(site_path)
     link, platform = open_link(site_file, settings)
     asyncio.run(_run(EdgeRuntime(site_file, link, settings.home, platform=platform)))
@@ -36,7 +36,8 @@ def open_link(site_file: SiteFile, settings: Settings) -> tuple[PlatformLink, st
 async def _run(runtime: EdgeRuntime) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it
+            loop.add_signal_handler(number, stop.set)
     async with runtime:
         await stop.wait()
