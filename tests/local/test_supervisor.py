@@ -1,6 +1,7 @@
 """Children of `flux up`: real processes that crash, are stopped, and are orphaned."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from flux.errors import InputError
+from flux.local import supervisor as supervisor_module
 from flux.local.supervisor import Child, ChildSpec, Supervisor
 
 
@@ -25,6 +27,27 @@ async def test_a_child_that_crashes_is_started_again(tmp_path: Path) -> None:
         child = await supervisor.start(ChildSpec("version", ["version"], {}))
         await until(lambda: child.restarts >= 1)
         assert child.log_file.read_text().strip() == "0.1.0" or child.log_file.read_text().count("0.1.0") >= 1
+
+
+async def test_a_child_that_cannot_be_started_again_at_once_is_tried_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No memory for a new process, no descriptor for its log: that passes, and somebody has to control the battery."""
+    monkeypatch.setattr(supervisor_module, "_FIRST_DELAY_S", 0.05)
+    real, refused = Child._spawn, 0
+
+    async def spawn(child: Child) -> asyncio.subprocess.Process:
+        nonlocal refused
+        if child.restarts in (1, 2):
+            refused += 1
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return await real(child)
+
+    monkeypatch.setattr(Child, "_spawn", spawn)
+    async with Supervisor(tmp_path) as supervisor:
+        child = await supervisor.start(ChildSpec("version", ["version"], {}))
+        await until(lambda: child.log_file.read_text().count("0.1.0") >= 2)
+        assert refused == 2
 
 
 async def test_leaving_the_block_stops_every_child(tmp_path: Path) -> None:

@@ -134,7 +134,10 @@ class Child:
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
             self.restarts += 1
-            self._process = process = await self._spawn()
+            try:
+                self._process = process = await self._spawn()
+            except OSError as error:  # no memory, no descriptors: that passes, and the child is needed
+                _logger.error("child cannot be started", child=self.spec.name, error=str(error))  # noqa: TRY400 - not a bug
 
 
 async def stopped(task: asyncio.Task[Any]) -> None:
