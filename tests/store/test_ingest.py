@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import random
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,6 +15,7 @@ from tests.support import NOON, add_device, bess_reading, fetch, meter_reading
 from flux.model import METER_METRICS, MeterReading, MetricKind, Reading
 from flux.store.db import connect
 from flux.store.ingest import IngestResult, ingest
+from flux.store.rejected import list_rejected, retry_rejected
 
 MINUTE = timedelta(minutes=1)
 Conn = AsyncConnection[Any]
@@ -232,3 +233,41 @@ async def test_random_batches_against_a_model(db: Conn, seed: int) -> None:
         assert await ingest(db, batch) == IngestResult(*expected)
     rows = await fetch(db, "SELECT device_id, time, soe, command_source FROM flux.mg_bess_readings")
     assert {(device, time): values for device, time, *values in rows} == {k: list(v) for k, v in stored.items()}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"energy_imported_active": "a\x00b"}, {"frequency": "\ud800"}, {"frequency": -(10**400)}],
+    ids=["NUL", "half a surrogate pair", "more digits than a double has"],
+)
+async def test_what_json_or_a_double_cannot_hold_is_refused_alone(db: Conn, values: dict[str, Any]) -> None:
+    meter = await add_device(db, "M")
+    bad = meter_reading(meter, NOON, **values)
+    good = meter_reading(meter, NOON + MINUTE, frequency=50.0)
+    for _ in range(2):
+        result = await ingest(db, [bad, good])
+        assert result.rejected == 1
+    assert [reason for reason, _ in await rejected(db)] == ["impossible_value"]
+    assert await fetch(db, "SELECT frequency FROM flux.mg_meter_readings") == [(50.0,)]
+    assert await retry_rejected(db) == IngestResult(0, 0, 1)
+
+
+@pytest.mark.parametrize("device", ["M\x00", ["M"], None])
+async def test_an_id_that_is_no_uuid_is_refused_alone(db: Conn, device: Any) -> None:
+    meter = await add_device(db, "M")
+    assert await ingest(db, [meter_reading(device), meter_reading(meter)]) == IngestResult(1, 0, 1)
+    assert [reason for reason, _ in await rejected(db)] == ["unknown_device"]
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=5))),
+    ],
+)
+async def test_a_time_that_utc_has_no_year_for_can_be_listed(db: Conn, time: datetime) -> None:
+    meter = await add_device(db, "M")
+    assert await ingest(db, [meter_reading(meter, time)]) == IngestResult(0, 0, 1)
+    (row,) = await list_rejected(db)
+    assert (row.reason, row.time, row.payload["time"]) == ("impossible_time", None, time.isoformat())

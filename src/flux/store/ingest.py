@@ -229,7 +229,8 @@ class _Screen:
     def all_good(self, readings: Sequence[Reading]) -> bool:
         try:
             times = [reading.time for reading in readings]
-            return not self.strangers and min(times) >= OLDEST and max(times) <= self.latest
+            known = all(type(reading.device_id) is UUID for reading in readings)
+            return known and not self.strangers and min(times) >= OLDEST and max(times) <= self.latest
         except TypeError:  # a time without a zone, or something that is no time at all: look at each
             return False
 
@@ -254,18 +255,17 @@ class _Screen:
 
 
 async def _screen(conn: AsyncConnection[Any], batch: _Batch) -> list[Rejection]:
-    sent = {reading.device_id for reading in batch.readings}
-    devices = [device for device in sent if isinstance(device, UUID)]
+    devices = {reading.device_id for reading in batch.readings if isinstance(reading.device_id, UUID)}
     cursor = await conn.execute(
         """SELECT sent.id, device.type FROM unnest(%b::uuid[]) AS sent(id)
            LEFT JOIN flux.mg_device_registry device USING (id) WHERE device.type IS DISTINCT FROM %s""",
-        (devices, batch.kind.name),
+        (list(devices), batch.kind.name),
     )
     strangers = dict(await cursor.fetchall())
     cursor = await conn.execute("SELECT now()")  # the database's clock is the one that all edges share
     (now,) = (await cursor.fetchall())[0]
     screen = _Screen(batch.kind, strangers, now + FUTURE_TOLERANCE)
-    if len(devices) == len(sent) and screen.all_good(batch.readings):
+    if screen.all_good(batch.readings):
         return []
     judged = (screen.judge(place, reading) for place, reading in zip(batch.places, batch.readings, strict=True))
     return [rejection for rejection in judged if rejection is not None]
@@ -378,7 +378,7 @@ def _wrong(metric: Metric, value: object) -> str | None:
         return None if fits else "must be a whole number from 0 to 32767"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "is not a number"
-    if not math.isfinite(value) or (metric.kind is MetricKind.LEVEL and abs(value) >= _REAL_MAX):
+    if not _finite(value) or (metric.kind is MetricKind.LEVEL and abs(value) >= _REAL_MAX):
         return "is not a finite number"
     if metric.name == "soe" and not -0.5 <= value <= 100.5:
         return "must be from 0 to 100 %"
@@ -387,17 +387,31 @@ def _wrong(metric: Metric, value: object) -> str | None:
     return None
 
 
+def _finite(value: int | float) -> bool:
+    """Whether a double can hold it."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return False
+
+
 def payload_of(reading: Reading) -> dict[str, Any]:
     """The whole reading as JSON can hold it; NaN and Infinity, and what is no number, as text."""
     kind = KINDS[0 if isinstance(reading, MeterReading) else 1]
     time = reading.time.isoformat() if isinstance(reading.time, datetime) else repr(reading.time)
-    payload: dict[str, Any] = {"device_id": str(reading.device_id), "time": time}
+    payload: dict[str, Any] = {"device_id": _text(reading.device_id), "time": time}
     for metric in kind.metrics:
         value = getattr(reading, metric.name)
         if value is not None:
-            usable = isinstance(value, int | float) and math.isfinite(value)
-            payload[metric.name] = value if usable else str(value)
+            usable = isinstance(value, int | float) and _finite(value)
+            payload[metric.name] = value if usable else _text(value)
     return payload
+
+
+def _text(value: object) -> str:
+    """As text that jsonb takes: NUL and halves of surrogate pairs are written out, as Python would."""
+    text = str(value)
+    return text if text.isprintable() else ascii(text)
 
 
 async def _record(conn: AsyncConnection[Any], readings: Sequence[Reading], rejections: Sequence[Rejection]) -> None:
@@ -423,4 +437,8 @@ async def _record(conn: AsyncConnection[Any], readings: Sequence[Reading], rejec
 
 
 def _zoned(time: datetime) -> datetime | None:
-    return time if isinstance(time, datetime) and time.tzinfo is not None else None
+    """In UTC; ``None`` for what is no instant, or one that only its own zone has a date for (year 10,000)."""
+    try:
+        return time.astimezone(UTC) if isinstance(time, datetime) and time.tzinfo is not None else None
+    except OverflowError:
+        return None
