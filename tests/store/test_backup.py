@@ -98,7 +98,7 @@ async def test_a_damaged_backup_changes_nothing(dsn: str, db: AsyncConnection[An
         restore(dsn, file, force=True)
     assert describe(dsn) == before
     file.write_bytes(b"not a backup")
-    with pytest.raises(UnavailableError, match="pg_restore"):
+    with pytest.raises(InputError, match="is not a file that `flux db backup` wrote"):
         restore(dsn, file, force=True)
     with pytest.raises(InputError, match="no such file"):
         restore(dsn, tmp_path / "other")
