@@ -5,10 +5,12 @@ the backup is in. Passwords travel in the environment of the child process, neve
 """
 
 import os
+import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import structlog
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -133,7 +135,20 @@ def _restore_in_one_transaction(dsn: str, source: Path) -> None:
             stdout=script,
         )
         script.seek(0)
-        _run(psql, environment, stdin=script)
+        with tempfile.TemporaryFile() as portable:
+            _leave_out_newer_settings(script, portable)
+            portable.seek(0)
+            _run(psql, environment, stdin=portable)
+
+
+def _leave_out_newer_settings(script: IO[bytes], portable: IO[bytes]) -> None:
+    """Our pg_restore begins with settings of its own version; what an earlier server has no word for is left out."""
+    for line in script:
+        if not line.startswith(b"SET transaction_timeout = "):  # PostgreSQL 17 and newer
+            portable.write(line)
+        if line.startswith(b"CREATE"):  # from here on it is what the backup holds, and none of our business
+            break
+    shutil.copyfileobj(script, portable)
 
 
 def _run(command: list[str], environment: dict[str, str], **streams: object) -> None:
