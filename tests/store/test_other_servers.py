@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 from tests.conftest import reachable_folder
 from tests.support import NOON, add_device, meter_reading
 
+from flux.store.backup import backup, describe, restore
 from flux.store.binaries import ServerUser, choose_user, run_as
 from flux.store.db import connect
 from flux.store.ingest import IngestResult, ingest
@@ -35,6 +37,36 @@ def system_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
             yield f"host={folder} user=flux dbname=postgres"
         finally:
             run(user, programs / "pg_ctl", "stop", "-w", "-m", "immediate", "-D", str(data))
+
+
+def test_a_backup_goes_from_the_embedded_server_to_another_and_back(
+    dsn: str, empty_dsn: str, system_dsn: str, tmp_path: Path
+) -> None:
+    there, back = tmp_path / "there.dump", tmp_path / "back.dump"
+    with psycopg.connect(dsn) as conn:
+        conn.execute("INSERT INTO flux.mg_device_registry (name, type, site) VALUES ('M', 'meter', 'WLCE')")
+    backup(dsn, there)
+    assert restore(system_dsn, there).devices == 1
+    assert status(system_dsn).current
+    backup(system_dsn, back)
+    assert restore(empty_dsn, back) == describe(dsn)
+
+
+WEEK = "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = 'mg_bess_readings_20260601'"
+
+
+@pytest.mark.parametrize(("zone", "style"), [("Asia/Kolkata", "SQL, DMY"), ("Europe/Dublin", "German")])
+def test_partitions_are_weeks_of_utc_whatever_the_session_calls_its_times(
+    system_dsn: str, zone: str, style: str
+) -> None:
+    migrate(system_dsn)
+    with psycopg.connect(system_dsn) as conn:
+        conn.execute(f"SET TimeZone = '{zone}'; SET DateStyle = '{style}'")  # IST means several zones
+        conn.execute("SELECT flux.ensure_partitions('flux.mg_bess_readings', '2026-06-03Z', '2026-06-03Z')")
+        conn.execute("SET TimeZone = 'UTC'; SET DateStyle = 'ISO'")
+        assert conn.execute(WEEK).fetchone() == (
+            "FOR VALUES FROM ('2026-06-01 00:00:00+00') TO ('2026-06-08 00:00:00+00')",
+        )
 
 
 def run(user: ServerUser, program: Path, *arguments: str) -> None:

@@ -188,3 +188,9 @@ async def test_nothing_is_granted_to_everybody(db: Conn) -> None:
     )
     assert rows == []
     assert await fetch(db, "SELECT has_schema_privilege('public', 'flux', 'USAGE')") == [(False,)]
+
+
+@pytest.mark.parametrize("span", ["'2026-01-01', 'infinity'", "'-infinity', '2026-01-01'"])
+async def test_partitions_without_end_are_refused(db: Conn, span: str) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="begins and ends"):
+        await db.execute(f"SELECT flux.ensure_partitions('flux.mg_bess_readings', {span})")

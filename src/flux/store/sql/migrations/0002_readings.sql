@@ -26,7 +26,10 @@ $$;
 COMMENT ON FUNCTION flux.partition_name(text, text, timestamptz) IS 'The partition that holds an instant, e.g. mg_meter_readings_20260105.';
 
 CREATE FUNCTION flux.ensure_partitions(parent regclass, from_time timestamptz, to_time timestamptz) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET DateStyle = 'ISO'  -- bounds are written as text: in other styles a zone is a name, and names mean several zones
+AS $$
 DECLARE
     series    flux.time_series;
     start_at  timestamptz;
@@ -38,6 +41,9 @@ BEGIN
         JOIN pg_class c ON c.relname = s.table_name AND c.relnamespace = 'flux'::regnamespace WHERE c.oid = parent;
     IF NOT FOUND THEN
         RAISE EXCEPTION '% is not a time series of Flux', parent USING ERRCODE = 'wrong_object_type';
+    END IF;
+    IF NOT (isfinite(from_time) AND isfinite(to_time)) THEN
+        RAISE EXCEPTION 'partitions are made for a span that begins and ends' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     -- One at a time: two sessions that meet a new week would both try to make its partition.
     PERFORM pg_advisory_xact_lock(hashtext('flux.ensure_partitions'), parent::oid::integer);
