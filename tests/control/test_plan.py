@@ -232,3 +232,10 @@ def test_without_timeout_takes_one_word() -> None:
     assert plan_of("axle", head=HEAD + "  without_timeout: accepted\n").without_timeout == "accepted"
     with pytest.raises(InputError, match="without_timeout: True: input should be 'accepted'"):
         plan_of("axle", head=HEAD + "  without_timeout: true\n")
+
+
+def test_a_site_file_without_a_plan_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text("site: WLCE\nrecording: {polling_interval: 30s}\n")
+    with pytest.raises(InputError) as caught:
+        load_plan(tmp_path / "site.yaml")
+    assert str(caught.value).endswith("site.yaml: this site file has no `controller:` section, so there is no plan in it")

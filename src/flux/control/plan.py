@@ -158,6 +158,8 @@ def parse_plan(doc: YamlDocument, *, allow_overlaps: bool = False) -> Controller
 def section_of(doc: YamlDocument) -> tuple[str, ...]:
     """Where in the file the plan stands: under ``controller:``, or it is the file."""
     whole = isinstance(doc.data, Mapping) and SECTION in doc.data
+    if not whole and isinstance(doc.data, Mapping) and isinstance(doc.data.get("site"), str):  # a plan's is a section
+        raise InputError(f"{doc.source}: this site file has no `{SECTION}:` section, so there is no plan in it")
     return (SECTION,) if whole else ()
 
 
