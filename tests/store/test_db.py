@@ -1,6 +1,6 @@
 """Connections: one clear line when nobody answers, and never a password in it."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +92,17 @@ def test_a_given_database_is_used_as_it_is(tmp_path: Path) -> None:
     with database(settings) as dsn:
         assert dsn == NOBODY
     assert "hunter2" not in repr(settings)
+
+
+async def test_what_a_role_is_set_to_does_not_change_what_is_read(dsn: str) -> None:
+    odd = "-c DateStyle=German -c IntervalStyle=iso_8601 -c extra_float_digits=-10 -c TimeZone=Asia/Kolkata"
+    odd += " -c default_transaction_isolation=serializable"
+    async with await connect(make_conninfo(dsn, options=odd), autocommit=True) as conn:
+        row = await fetch(
+            conn,
+            "SELECT 1e9::float8 + 0.01, '2026-01-05 00:00Z'::timestamptz, interval '90 s', %s",
+            [timedelta(hours=1)],
+        )
+        isolation = await fetch(conn, "SHOW transaction_isolation")
+    assert row == [(1e9 + 0.01, datetime(2026, 1, 5, tzinfo=UTC), timedelta(seconds=90), timedelta(hours=1))]
+    assert isolation == [("read committed",)]

@@ -18,6 +18,14 @@ from flux.errors import InputError, RefusedError, UnavailableError
 from flux.store.server import EmbeddedServer, has_database, running_dsn
 
 CONNECT_TIMEOUT_S = 10
+_SESSION = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",  # the driver reads no other style of times and intervals
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",  # every digit of a counter
+    "default_transaction_isolation": "read\\ committed",  # what ingest and rollups are written for
+}
+"""Settings of a role or database that would change what Flux reads or does; its sessions have their own."""
 _EXAMPLE = "postgresql://user:password@host:5432/database"
 
 
@@ -119,7 +127,8 @@ def _arguments(dsn: str, application_name: str) -> dict[str, Any]:
         "keepalives_interval": 10,
         "keepalives_count": 3,
     }
-    options = f"{given.get('options', '')} -c TimeZone=UTC".strip()
+    ours = " ".join(f"-c {name}={value}" for name, value in _SESSION.items())
+    options = f"{given.get('options', '')} {ours}".strip()
     return {**defaults, **given, "options": options}
 
 
