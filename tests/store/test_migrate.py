@@ -1,11 +1,15 @@
 """Migrations: from nothing to the newest schema, twice at once, and what a new metric does."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 import pytest
 from alembic import op
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from tests.conftest import run_admin
 
 from flux.errors import RefusedError
 from flux.model import BESS_METRICS, METER_METRICS, Metric, MetricKind
@@ -128,3 +132,65 @@ def test_every_migration_file_has_its_revision() -> None:
     files = sorted(path.stem for path in (folder / "sql" / "migrations").glob("*.sql"))
     revisions = sorted(path.stem.removeprefix("r") for path in (folder / "revisions").glob("r*.py"))
     assert files == revisions
+
+
+@pytest.fixture
+def roles(admin_dsn: str) -> Iterator[tuple[str, str]]:
+    """Two roles that may do nothing but log in."""
+    names = [f"flux_test_{uuid4().hex[:12]}" for _ in range(2)]
+    for name in names:
+        run_admin(admin_dsn, "CREATE ROLE {} LOGIN PASSWORD 'secret'", name)
+    yield names[0], names[1]
+    for name in names:
+        run_admin(admin_dsn, "DROP ROLE {}", name)
+
+
+@pytest.fixture
+def closed_dsn(roles: tuple[str, str], empty_dsn: str) -> str:
+    """A database in which nobody but its owner may make a schema; on top of ``roles``, so that it goes first."""
+    run_admin(empty_dsn, "REVOKE CREATE ON DATABASE {} FROM PUBLIC", str(conninfo_to_dict(empty_dsn)["dbname"]))
+    return empty_dsn
+
+
+def test_who_owns_the_schema_needs_nothing_else(roles: tuple[str, str], closed_dsn: str) -> None:
+    run_admin(closed_dsn, "CREATE SCHEMA flux AUTHORIZATION {}", roles[0])
+    ours = make_conninfo(closed_dsn, user=roles[0], password="secret")
+    assert migrate(ours).version_before is None
+    assert not migrate(ours).changed
+    assert status(ours).current
+
+
+def test_a_schema_of_somebody_else_is_left_alone(roles: tuple[str, str], closed_dsn: str) -> None:
+    run_admin(closed_dsn, "CREATE SCHEMA flux AUTHORIZATION {}", roles[1])
+    with pytest.raises(RefusedError, match=f"belongs to role {roles[1]}, not to {roles[0]}"):
+        migrate(make_conninfo(closed_dsn, user=roles[0], password="secret"))
+
+
+def test_functions_are_closed_to_everybody_even_if_the_migration_was_cut_off_before(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        function = "flux.note_rollup_change(uuid, timestamptz, timestamptz)"
+        connection.execute(f"GRANT EXECUTE ON FUNCTION {function} TO PUBLIC")
+        migrate(dsn)
+        open_to_all = "SELECT has_function_privilege('public', %s, 'EXECUTE')"
+        assert connection.execute(open_to_all, (function,)).fetchone() == (False,)
+
+
+def test_ingest_goes_on_while_the_rollups_are_applied_anew(dsn: str) -> None:
+    """A writer holds the readings when the migration comes; neither may wait for the other for ever."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("SELECT flux.ensure_partitions('flux.mg_meter_readings', '2026-01-05', '2026-01-05')")
+        connection.execute("UPDATE flux.schema_objects SET hash = 'of an earlier version'")
+        (meter,) = connection.execute(
+            "INSERT INTO flux.mg_device_registry (name, type, site) VALUES ('M', 'meter', 'WLCE') RETURNING id"
+        ).fetchone() or (None,)
+        insert = "INSERT INTO flux.mg_meter_readings (device_id, time) VALUES (%s, %s)"
+        waiting = """SELECT count(*) FROM pg_locks WHERE NOT granted
+                     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+        with psycopg.connect(dsn) as writer, ThreadPoolExecutor(1) as pool:
+            writer.execute(insert, (meter, "2026-01-05 00:00Z"))
+            migrating = pool.submit(migrate, dsn)
+            while connection.execute(waiting).fetchone() == (0,):
+                assert not migrating.done()
+            writer.execute(insert, (meter, "2026-01-05 00:01Z"))
+            writer.commit()
+            assert migrating.result().objects_applied == ("rollups",)

@@ -27,6 +27,7 @@ _HERE = Path(__file__).parent
 _LOCK_KEY = 0x666C7578  # "flux"
 _VERSION_TABLE = "schema_version"
 _MIN_SERVER_VERSION = 150_000
+_TRIES = 5
 
 READINGS_TABLES = {"mg_bess_readings": BESS_METRICS, "mg_meter_readings": METER_METRICS}
 SQL_TYPES = {MetricKind.LEVEL: "real", MetricKind.COUNTER: "double precision", MetricKind.CODE: "smallint"}
@@ -65,19 +66,18 @@ class SchemaStatus:
 def migrate(dsn: str) -> MigrationReport:
     """Bring the database to the newest schema; safe to call at every start and from many processes.
 
-    Raises RefusedError for a server older than PostgreSQL 15 or a schema newer than this program.
+    Raises RefusedError for a server older than PostgreSQL 15, a schema newer than this program, or one that we may not
+    use.
     """
     with connect_sync(dsn, autocommit=True) as connection, _migration_lock(connection):
         _check_server(connection)
+        _make_schema(connection)
         before = _version(connection)
         _refuse_newer(before)
-        connection.execute("CREATE SCHEMA IF NOT EXISTS flux")
         _run_migrations(dsn)
         columns = _add_columns(connection)
         objects = _apply_repeatable(connection)
-        if columns or objects or before != _newest():
-            # functions are executable by everybody unless told otherwise
-            connection.execute("REVOKE ALL ON ALL ROUTINES IN SCHEMA flux FROM PUBLIC")
+        _close_to_public(connection)
     report = MigrationReport(before, _newest(), tuple(columns), tuple(objects))
     if report.changed:
         _logger.info("schema migrated", version_before=before, version=report.version, columns_added=columns)
@@ -147,6 +147,34 @@ def _version(connection: psycopg.Connection[Any]) -> str | None:
         return None
     row = connection.execute("SELECT version_num FROM flux.schema_version").fetchone()
     return str(row[0]) if row else None
+
+
+def _make_schema(connection: psycopg.Connection[Any]) -> None:
+    """Where it is not there: who owns only the schema may not create one, even IF NOT EXISTS."""
+    row = connection.execute(
+        """SELECT r.rolname, current_user,
+                  has_schema_privilege(n.oid, 'CREATE') AND has_schema_privilege(n.oid, 'USAGE')
+           FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner WHERE n.nspname = 'flux'"""
+    ).fetchone()
+    if row is None:
+        connection.execute("CREATE SCHEMA flux")
+        return
+    owner, user, usable = row
+    if not usable:
+        raise RefusedError(
+            f"schema flux belongs to role {owner}, not to {user}: connect as {owner}, or change its owner"
+        )
+
+
+def _close_to_public(connection: psycopg.Connection[Any]) -> None:
+    """Functions are executable by everybody unless told otherwise. Asked each time: a migration may be cut off."""
+    row = connection.execute(
+        """SELECT 1 FROM pg_proc p WHERE p.pronamespace = 'flux'::regnamespace AND pg_has_role(p.proowner, 'USAGE')
+           AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) WHERE grantee = 0)
+           LIMIT 1"""
+    ).fetchone()
+    if row is not None:
+        connection.execute("REVOKE ALL ON ALL ROUTINES IN SCHEMA flux FROM PUBLIC")
 
 
 def _run_migrations(dsn: str) -> None:
@@ -246,15 +274,26 @@ def _stale_objects(connection: psycopg.Connection[Any]) -> list[tuple[str, str]]
 def _apply_repeatable(connection: psycopg.Connection[Any]) -> list[str]:
     applied = []
     for name, text in _stale_objects(connection):
-        with connection.transaction():
-            connection.execute(text)
-            connection.execute(
-                """INSERT INTO flux.schema_objects (name, hash, applied_at) VALUES (%s, %s, now())
-                   ON CONFLICT (name) DO UPDATE SET hash = excluded.hash, applied_at = excluded.applied_at""",
-                (name, _hash(text)),
-            )
+        for attempt in range(1, _TRIES + 1):
+            try:
+                _apply(connection, name, text)
+                break
+            except psycopg.errors.DeadlockDetected:  # with somebody's own transaction; those of Flux lock in order
+                if attempt == _TRIES:
+                    raise
+                _logger.warning("migration gave way to another session, tries again", applying=name)
         applied.append(name)
     return applied
+
+
+def _apply(connection: psycopg.Connection[Any], name: str, text: str) -> None:
+    with connection.transaction():
+        connection.execute(text)
+        connection.execute(
+            """INSERT INTO flux.schema_objects (name, hash, applied_at) VALUES (%s, %s, now())
+               ON CONFLICT (name) DO UPDATE SET hash = excluded.hash, applied_at = excluded.applied_at""",
+            (name, _hash(text)),
+        )
 
 
 def _hash(text: str) -> str:

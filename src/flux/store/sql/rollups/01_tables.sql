@@ -3,6 +3,15 @@
 
 SET LOCAL client_min_messages = warning;  -- "column … already exists, skipping" is the normal case here
 
+-- Where all of this is there already, ingest and refreshes may be at work: wait for them in the order in which they lock.
+DO $do$
+BEGIN
+    IF to_regclass('flux.rollup_changes') IS NOT NULL THEN
+        LOCK TABLE ONLY flux.mg_device_registry, ONLY flux.mg_meter_readings, ONLY flux.mg_bess_readings IN SHARE ROW EXCLUSIVE MODE;
+        LOCK TABLE flux.rollup_devices, flux.rollup_changes IN ACCESS EXCLUSIVE MODE;
+    END IF;
+END $do$;
+
 DO $do$
 BEGIN
     IF to_regtype('flux.rollup_range') IS NULL THEN
