@@ -238,4 +238,4 @@ def test_a_site_file_without_a_plan_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "site.yaml").write_text("site: WLCE\nrecording: {polling_interval: 30s}\n")
     with pytest.raises(InputError) as caught:
         load_plan(tmp_path / "site.yaml")
-    assert str(caught.value).endswith("site.yaml: this site file has no `controller:` section, so there is no plan in it")
+    assert str(caught.value).endswith("this site file has no `controller:` section, so there is no plan in it")
