@@ -1,5 +1,6 @@
 """The embedded server: secure, shared, survives kills, says why it does not start."""
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -169,6 +170,73 @@ def test_an_initdb_that_was_interrupted_is_begun_anew(home: Path) -> None:
     (home / "postgres" / "data.new" / "PG_VERSION").write_text("18\n")
     with small(home) as server:
         assert ask(server.dsn, "SELECT 1") == "1"
+
+
+@pytest.mark.timeout(60)
+def test_a_start_that_was_killed_before_it_made_the_database(home: Path) -> None:
+    with small(home) as server:
+        with psycopg.connect(running_dsn(home, "postgres"), autocommit=True) as connection:
+            connection.execute("DROP DATABASE flux")
+        with ThreadPoolExecutor(3) as pool:
+            others = [small(home) for _ in range(3)]
+            assert list(pool.map(EmbeddedServer.start, others)) == [False] * 3
+            assert [ask(other.dsn, "SELECT 1") for other in others] == ["1"] * 3
+            assert list(pool.map(EmbeddedServer.stop, others)) == [False] * 3
+        assert ask(server.dsn, "SELECT 1") == "1"
+
+
+def test_an_initdb_whose_starter_was_killed_keeps_the_others_out(home: Path) -> None:
+    code = (
+        "import pathlib, sys; from flux.store.server import EmbeddedServer\n"
+        "EmbeddedServer(pathlib.Path(sys.argv[1])).start()"
+    )
+    starter = subprocess.Popen([sys.executable, "-c", code, home])
+    fresh = home / "postgres" / "data.new" / "PG_VERSION"
+    while not fresh.exists():
+        assert starter.poll() is None
+    starter.kill()
+    starter.wait()
+    with (home / "postgres" / "server.lock").open("ab") as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with small(home) as server:
+        assert ask(server.dsn, "SELECT 1") == "1"
+        assert list(server.folder.glob("password-*")) == []
+
+
+def test_stopping_a_server_that_is_gone_before_its_children(home: Path) -> None:
+    server = small(home)
+    server.start()
+    os.kill(server.pid, signal.SIGKILL)
+    os.waitpid(server.pid, 0)
+    with (server.folder / "server.lock").open("ab") as child, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(child, fcntl.LOCK_EX)
+        stopping = pool.submit(server.stop)
+        with pytest.raises(TimeoutError):
+            stopping.result(0.1)
+        child.close()
+        assert stopping.result(30) is True
+
+
+def test_a_copied_home_leaves_the_sockets_of_the_first_alone(home: Path) -> None:
+    with small(home / ("long" * 30)) as first:
+        copy = small(home / "copy")
+        copy.start()
+        copy.stop()
+        shutil.copy(first.folder / "data" / "postmaster.pid", copy.folder / "data" / "postmaster.pid")
+        with copy:
+            assert ask(copy.dsn, "SELECT 1") == ask(first.dsn, "SELECT 1") == "1"
+
+
+def test_a_password_that_is_not_the_servers(home: Path) -> None:
+    with small(home) as server:
+        (server.folder / "password").write_text("another\n")
+        with pytest.raises(UnavailableError, match="is not the password"):
+            small(home).start()
+
+
+def test_a_pointer_that_a_full_disk_left_empty_points_nowhere(home: Path) -> None:
+    (home / "postgres-is-in").touch()
+    assert existing_folder(home) == home / "postgres"
 
 
 @as_root

@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -75,6 +75,7 @@ class _Postmaster:
     """What ``postmaster.pid`` says of a server that runs."""
 
     pid: int
+    data: Path
     port: int
     socket_folder: str
     ready: bool
@@ -86,9 +87,9 @@ def _read_postmaster(data: Path) -> _Postmaster | None:
         lines = (data / "postmaster.pid").read_text().splitlines()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    if len(lines) < 8:
+    if len(lines) < 8 or not (lines[0].isdigit() and lines[3].isdigit()):
         return None
-    return _Postmaster(int(lines[0]), int(lines[3]), lines[4].strip(), lines[7].strip() == "ready")
+    return _Postmaster(int(lines[0]), Path(lines[1]), int(lines[3]), lines[4].strip(), lines[7].strip() == "ready")
 
 
 class EmbeddedServer:
@@ -195,7 +196,7 @@ class EmbeddedServer:
         PostgreSQL would believe its lock files if their pid is alive, be it a stranger's or a zombie's.
         """
         remains = _read_postmaster(self.folder / "data")
-        if remains is not None:
+        if remains is not None and remains.data == self.folder / "data":  # else of the home that this is a copy of
             self._remove_sockets(remains)
         shutil.rmtree(self.folder / "run", ignore_errors=True)
         (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
@@ -213,8 +214,11 @@ class EmbeddedServer:
         if running is None or not running.ready:
             return False
         try:
-            psycopg.connect(running_dsn(self._home), connect_timeout=5).close()
-        except psycopg.OperationalError:
+            # whoever started it may have been killed before the database was made
+            _ensure_database(running_dsn(self._home, "postgres"))
+        except psycopg.OperationalError as error:
+            if "authentication failed" in str(error):
+                raise UnavailableError(f"{self.folder / 'password'} is not the password of the server there") from None
             return False
         return True
 
@@ -222,7 +226,7 @@ class EmbeddedServer:
         binaries = server_binaries(user)
         data = self.folder / "data"
         if not data.exists():
-            _make_data(self.folder, binaries, user, sync=not self._fast_unsafe)
+            _make_data(self.folder, binaries, user, lock, sync=not self._fast_unsafe)
         _check_version(data, binaries, user)
         sockets = _socket_folder(self.folder, user)
         log = self.folder / "server.log"
@@ -270,7 +274,7 @@ class EmbeddedServer:
         running = _read_postmaster(self.folder / "data")
         with (self.folder / "server.lock").open("ab") as lock:
             if running is not None and not _try_lock(lock):
-                os.kill(running.pid, signal.SIGINT)  # fast: open transactions are rolled back
+                _signal(running.pid, signal.SIGINT)  # fast: open transactions are rolled back
                 self._wait_until_down(lambda: _try_lock(lock), running.pid)
         if self._process is not None:
             self._process.wait()
@@ -291,7 +295,7 @@ class EmbeddedServer:
         while not down():
             if time.monotonic() > deadline:
                 _logger.warning("database server does not stop, told to quit at once", pid=pid)
-                os.kill(pid, signal.SIGQUIT)  # immediate: recovers at the next start
+                _signal(pid, signal.SIGQUIT)  # immediate: recovers at the next start
                 deadline = float("inf")
             time.sleep(_POLL_S)
 
@@ -308,7 +312,8 @@ def existing_folder(home: Path) -> Path:
     """Where the server's folder of ``home`` is, or would be; touches nothing."""
     folder = home.absolute() / "postgres"
     pointer = home.absolute() / "postgres-is-in"
-    return Path(pointer.read_text().strip()) if pointer.exists() else folder
+    named = pointer.read_text().strip() if pointer.exists() else ""
+    return Path(named) if named else folder
 
 
 def running_dsn(home: Path, database: str = DATABASE) -> str:
@@ -339,6 +344,12 @@ def log_tail(log: Path, lines: int = 5) -> str:
     return " | ".join(line.strip() for line in text.splitlines()[-lines:] if line.strip()) or "its log is empty"
 
 
+def _signal(pid: int, number: signal.Signals) -> None:
+    """A server that was killed may be gone before its children, which end by themselves and free the lock then."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
 def _try_lock(file: IO[bytes]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -366,7 +377,7 @@ def _prepare_folder(home: Path, user: ServerUser) -> Path:
         folder = existing_folder(home)
         if not folder.exists() and not user.can("-x", home):
             folder = Path(tempfile.mkdtemp(prefix="database-", dir=shared_root()))
-            (home / "postgres-is-in").write_text(f"{folder}\n")
+            _write_whole(home / "postgres-is-in", f"{folder}\n")
             _logger.warning("the server's user cannot reach the home", home=str(home), database_is_in=str(folder))
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.stat().st_uid == os.geteuid():
@@ -390,11 +401,16 @@ def _check_room(home: Path) -> None:
         )
 
 
-def _make_data(folder: Path, binaries: Binaries, user: ServerUser, *, sync: bool) -> None:
-    """initdb, in a folder that gets its name when it is whole; a random password, kept in a file of mode 0600."""
+def _make_data(folder: Path, binaries: Binaries, user: ServerUser, lock: IO[bytes], *, sync: bool) -> None:
+    """initdb, in a folder that gets its name when it is whole; a random password, kept in a file of mode 0600.
+
+    initdb holds the lock as the server does: it goes on if we are killed, and nobody may begin anew beside it.
+    """
     password = secrets.token_urlsafe(24)
     fresh = folder / "data.new"
     shutil.rmtree(fresh, ignore_errors=True)
+    for left in folder.glob("password-*"):
+        left.unlink()
     with _private_umask(), tempfile.NamedTemporaryFile("w", dir=folder, prefix="password-") as file:
         file.write(password)
         file.flush()
@@ -404,15 +420,34 @@ def _make_data(folder: Path, binaries: Binaries, user: ServerUser, *, sync: bool
         command += ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
         command += [] if sync else ["--no-sync"]
         command += [f"--set={name}={value}" for name, value in _TUNING.items()]
-        result = run_as(user, command, env=_server_environment())
+        result = run_as(user, command, env=_server_environment(), pass_fds=(lock.fileno(),))
     if result.returncode != 0:
         shutil.rmtree(fresh, ignore_errors=True)
         said = " | ".join(result.stderr.strip().splitlines()[-3:])
         raise UnavailableError(f"PostgreSQL could not make its folder {fresh}: {said}")
     with _private_umask():
-        (folder / "password.new").write_text(f"{password}\n")
-    (folder / "password.new").replace(folder / "password")
+        _write_whole(folder / "password", f"{password}\n")
     fresh.rename(folder / "data")
+    _sync(folder)
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Written, or not there: neither a kill, a full disk nor a power loss leaves an empty file."""
+    new = file.with_name(f"{file.name}.new")
+    with new.open("w") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    new.replace(file)
+    _sync(file.parent)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _check_version(data: Path, binaries: Binaries, user: ServerUser) -> None:
@@ -443,7 +478,8 @@ def _server_environment() -> dict[str, str]:
 
 
 def _ensure_database(dsn: str) -> None:
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    with psycopg.connect(dsn, autocommit=True, connect_timeout=5) as connection:
+        connection.execute("SELECT pg_advisory_lock(hashtext('flux.database'))")  # who starts it and who attaches
         known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
         if known is None:
             connection.execute(f'CREATE DATABASE "{DATABASE}"')
