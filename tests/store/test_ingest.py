@@ -271,3 +271,17 @@ async def test_a_time_that_utc_has_no_year_for_can_be_listed(db: Conn, time: dat
     assert await ingest(db, [meter_reading(meter, time)]) == IngestResult(0, 0, 1)
     (row,) = await list_rejected(db)
     assert (row.reason, row.time, row.payload["time"]) == ("impossible_time", None, time.isoformat())
+
+
+async def test_many_senders_of_the_same_readings_in_any_order_all_get_through(db: Conn, dsn: str) -> None:
+    meters = [await add_device(db, f"M{i}") for i in range(5)]
+    batch: list[Reading] = [meter_reading(m, NOON + i * MINUTE, frequency=50.0) for i in range(400) for m in meters]
+    orders = [random.Random(seed).sample(batch, len(batch)) for seed in range(6)]
+
+    async def send(order: list[Reading]) -> IngestResult:
+        async with await connect(dsn, autocommit=True) as conn:
+            await conn.execute("SET deadlock_timeout = '50ms'")
+            return await ingest(conn, order)
+
+    results = await asyncio.gather(*map(send, orders))
+    assert sum(results, IngestResult(0, 0, 0)) == IngestResult(len(batch), 5 * len(batch), 0)

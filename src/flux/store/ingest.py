@@ -33,7 +33,7 @@ FUTURE_TOLERANCE = timedelta(minutes=10)
 OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
 """Before this, a device's clock was never set."""
 
-_TRIES = 3
+_TRIES = 5
 _REAL_MAX = 3.4028235677973366e38  # beyond this a double rounds to an infinite real
 _COPY_TYPES = {MetricKind.LEVEL: "float4", MetricKind.COUNTER: "float8", MetricKind.CODE: "int2"}
 _PYTHON_REFUSES = (TypeError, ValueError, OverflowError, AttributeError, psycopg.DataError, psycopg.ProgrammingError)
@@ -86,6 +86,7 @@ class Kind:
     create_staging: sql.Composed
     copy: sql.Composed
     insert: sql.Composed
+    insert_in_order: sql.Composed
     impossible: sql.Composed
     conflicts: sql.Composed
 
@@ -102,6 +103,10 @@ def _kind(name: str, reading_type: type[Reading], metrics: tuple[Metric, ...]) -
         "possible": sql.SQL(" AND ").join(map(possible, metrics)),
     }
 
+    insert = """INSERT INTO {{table}} (time, device_id, {{columns}})
+                SELECT time, device_id, {{columns}} FROM pg_temp.{{staging}} WHERE ({{possible}}) IS NOT FALSE {order}
+                ON CONFLICT (device_id, time) DO NOTHING"""
+
     def statement(text: str) -> sql.Composed:
         return sql.SQL(text).format(**parts)
 
@@ -117,11 +122,8 @@ def _kind(name: str, reading_type: type[Reading], metrics: tuple[Metric, ...]) -
                SELECT 0 AS n, device_id, time, {columns} FROM {table} WITH NO DATA"""
         ),
         copy=statement("COPY pg_temp.{staging} (n, device_id, time, {columns}) FROM STDIN (FORMAT binary)"),
-        insert=statement(
-            """INSERT INTO {table} (time, device_id, {columns})
-               SELECT time, device_id, {columns} FROM pg_temp.{staging} WHERE ({possible}) IS NOT FALSE
-               ON CONFLICT (device_id, time) DO NOTHING"""
-        ),
+        insert=statement(insert.format(order="")),
+        insert_in_order=statement(insert.format(order="ORDER BY device_id, time, n")),
         impossible=statement("SELECT n FROM pg_temp.{staging} WHERE ({possible}) IS FALSE ORDER BY n"),
         # compared as stored: both sides have been rounded to the column's type; the bounds prune partitions
         conflicts=statement(
@@ -171,7 +173,8 @@ async def store(
         return IngestResult(0, 0, 0), []
     for attempt in range(1, _TRIES + 1):
         try:
-            return await _store_once(conn, readings, record=record)
+            # in one order for all from the second try on: then they wait for each other in turn (sorting is not free)
+            return await _store_once(conn, readings, record=record, in_order=attempt > 1)
         except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
             # two senders of the same readings in another order; whoever was chosen to give way tries again
             if attempt == _TRIES:
@@ -181,7 +184,7 @@ async def store(
 
 
 async def _store_once(
-    conn: AsyncConnection[Any], readings: Sequence[Reading], *, record: bool
+    conn: AsyncConnection[Any], readings: Sequence[Reading], *, record: bool, in_order: bool
 ) -> tuple[IngestResult, list[Rejection]]:
     batches = _split(readings)
     rejections: list[Rejection] = []
@@ -194,13 +197,13 @@ async def _store_once(
     for batch in screened:
         await _ensure_partitions(conn, batch)
     try:
-        return await _write(conn, readings, screened, rejections, record=record)
+        return await _write(conn, readings, screened, rejections, record=record, in_order=in_order)
     except _PYTHON_REFUSES:
         refused = [r for batch in screened for r in _impossible_readings(batch)]
         if not refused:
             raise
         screened = [batch.without(refused) for batch in screened]
-        return await _write(conn, readings, screened, rejections + refused, record=record)
+        return await _write(conn, readings, screened, rejections + refused, record=record, in_order=in_order)
 
 
 def _split(readings: Sequence[Reading]) -> list[_Batch]:
@@ -305,6 +308,7 @@ async def _write(
     refused: list[Rejection],
     *,
     record: bool,
+    in_order: bool,
 ) -> tuple[IngestResult, list[Rejection]]:
     """The one transaction that stores a batch and what was refused of it."""
     rejections = list(refused)
@@ -312,7 +316,7 @@ async def _write(
     async with conn.transaction():
         for batch in batches:
             if batch.readings:
-                inserted, found = await _write_kind(conn, batch)
+                inserted, found = await _write_kind(conn, batch, in_order=in_order)
                 stored += inserted
                 rejections += found
         if record and rejections:
@@ -321,7 +325,7 @@ async def _write(
     return IngestResult(stored, duplicates, len(rejections)), rejections
 
 
-async def _write_kind(conn: AsyncConnection[Any], batch: _Batch) -> tuple[int, list[Rejection]]:
+async def _write_kind(conn: AsyncConnection[Any], batch: _Batch, *, in_order: bool) -> tuple[int, list[Rejection]]:
     kind = batch.kind
     async with conn.cursor() as cursor:
         await cursor.execute(kind.create_staging)
@@ -330,7 +334,7 @@ async def _write_kind(conn: AsyncConnection[Any], batch: _Batch) -> tuple[int, l
             values, write_row = kind.values, copy.write_row
             for place, reading in zip(batch.places, batch.readings, strict=True):
                 await write_row((place, *values(reading)))
-        await cursor.execute(kind.insert)
+        await cursor.execute(kind.insert_in_order if in_order else kind.insert)
         inserted = cursor.rowcount
         if inserted == len(batch.readings):
             return inserted, []
