@@ -11,6 +11,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from tests.conftest import fresh_database
 
+from flux.store.rollups import render_sql
+
 Result = subprocess.CompletedProcess[str]
 
 
@@ -42,6 +44,13 @@ def test_psql_gets_its_arguments_and_its_exit_code_is_kept(dsn: str) -> None:
     result = flux(dsn, "db", "psql", "-At", "-c", "SELECT current_database(), 1 + 1")
     assert result.stdout.strip() == f"{conninfo_to_dict(dsn)['dbname']}|2"
     assert flux(dsn, "db", "psql", "-c", "SELECT broken").returncode == 1
+
+
+def test_sql_prints_what_migrate_applies_and_needs_no_database(tmp_path: Path) -> None:
+    printed = flux(None, "db", "sql", home=tmp_path / "nothing")
+    assert (printed.returncode, printed.stderr) == (0, "")
+    assert printed.stdout == render_sql()
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_backup_and_restore(dsn: str, other_dsn: str, tmp_path: Path) -> None:

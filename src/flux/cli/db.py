@@ -64,6 +64,17 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inst
         raise typer.Exit(1)
 
 
+@app.command(name="sql")
+def print_sql() -> None:
+    """Print the SQL of the rollup engine, as `flux db migrate` applies it. Needs no database.
+
+    Example: `flux db sql | less`
+    """
+    from flux.store.rollups import render_sql
+
+    typer.echo(render_sql(), nl=False)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def psql(context: typer.Context) -> None:
     """Open psql on the database; everything after `psql` goes to it.
