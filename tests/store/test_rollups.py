@@ -334,7 +334,7 @@ async def test_two_refreshes_at_once_share_the_devices(db: Conn, dsn: str) -> No
     ids = await fill(db, devices=8, days=1)
     async with await connect(dsn, autocommit=True) as a, await connect(dsn, autocommit=True) as b:
         reports = await asyncio.gather(refresh(a, max_devices=1), refresh(b, max_devices=1))
-    # (devices may come to more: one that the other session has just finished counts, though nothing is left to do of it)
+    # (devices may come to more: one that the other session has just finished counts, with nothing left to do)
     buckets_of_all = await fetch(db, "SELECT count(*) FROM flux.mg_meter_readings_5m_intermediate")
     assert [(sum(report.buckets for report in reports),)] == buckets_of_all, "nothing was computed twice"
     assert await lag(db) is None

@@ -1,8 +1,18 @@
 -- %function%: the buckets with start_time ≤ time_b < end_time. What it returns is a contract.
--- (Rendered once for each level. Dropped first: a new metric is a new column of the result.)
+-- (Rendered once for each level. Dropped first only where its columns change, by a new metric: rights that were granted
+-- on it and views that were built on it stay.)
 
-DROP FUNCTION IF EXISTS flux.%function%(timestamptz, timestamptz, uuid[]);
-CREATE FUNCTION flux.%function%(
+DO $do$
+BEGIN
+    IF (SELECT p.proargnames <> ARRAY[
+            'start_time', 'end_time', 'device_ids', 'time_b', 'device_id', 'samples',
+@level            '%m%_avg', '%m%_min', '%m%_max',
+@counter{, }            '%m%_min', '%m%_delta'
+        ] FROM pg_proc p WHERE p.oid = to_regprocedure('flux.%function%(timestamptz, timestamptz, uuid[])')) THEN
+        DROP FUNCTION flux.%function%(timestamptz, timestamptz, uuid[]);
+    END IF;
+END $do$;
+CREATE OR REPLACE FUNCTION flux.%function%(
     start_time timestamptz DEFAULT now() - interval '24 hours',
     end_time timestamptz DEFAULT now(),
     device_ids uuid[] DEFAULT NULL
