@@ -13,7 +13,7 @@ def _a_number(value: Any) -> Any:
         raise ValueError("not a number")  # noqa: TRY004 - pydantic wants ValueError
     if isinstance(value, float) and math.isnan(value):
         raise ValueError("not a number")
-    return value
+    return value + 0.0 if isinstance(value, float) else value  # −0 is 0, and a plan with it has the same hash
 
 
 # no power, energy or price at a site is near this; sums and products of what is below it stay finite
