@@ -14,7 +14,7 @@ from tests.conftest import run_admin
 from flux.errors import RefusedError
 from flux.model import BESS_METRICS, METER_METRICS, Metric, MetricKind
 from flux.store import migrate as migrate_module
-from flux.store.migrate import READINGS_TABLES, SQL_TYPES, migrate, status
+from flux.store.migrate import READINGS_TABLES, SQL_TYPES, known_versions, migrate, status
 
 
 def columns(dsn: str, table: str) -> list[tuple[str, str]]:
@@ -120,7 +120,7 @@ def test_a_session_killed_midway_leaves_the_version_before(empty_dsn: str, monke
     with pytest.raises(psycopg.OperationalError):
         migrate(empty_dsn)
     found = status(empty_dsn)
-    assert (found.version, found.pending) == ("0001", ("0002",))
+    assert (found.version, found.pending) == ("0001", tuple(known_versions()[1:]))
     assert columns(empty_dsn, "mg_meter_readings") == []
     monkeypatch.undo()
     assert migrate(empty_dsn).version_before == "0001"

@@ -195,7 +195,7 @@ async def _store_once(
             rejections += refused
             screened.append(batch.without(refused) if refused else batch)
     for batch in screened:
-        await _ensure_partitions(conn, batch)
+        await ensure_partitions(conn, batch.kind.table, [reading.time for reading in batch.readings])
     try:
         return await _write(conn, readings, screened, rejections, record=record, in_order=in_order)
     except _PYTHON_REFUSES:
@@ -274,28 +274,25 @@ async def _screen(conn: AsyncConnection[Any], batch: _Batch) -> list[Rejection]:
     return [rejection for rejection in judged if rejection is not None]
 
 
-async def _ensure_partitions(conn: AsyncConnection[Any], batch: _Batch) -> None:
+async def ensure_partitions(conn: AsyncConnection[Any], table: str, times: Sequence[datetime]) -> None:
     """Make what is missing, in a transaction of its own: it must not hold its locks while rows are copied."""
-    if not batch.readings:
+    if not times:
         return
-    days = _days(batch.readings)
+    days = _days(times)
     async with conn.transaction():
         cursor = await conn.execute(
             """SELECT min(d.day) FROM flux.time_series s, unnest(%s::timestamptz[]) AS d(day)
                WHERE s.table_name = %s
                GROUP BY flux.partition_name(s.table_name, s.step, d.day)
                HAVING to_regclass('flux.' || flux.partition_name(s.table_name, s.step, d.day)) IS NULL""",
-            (days, batch.kind.table),
+            (days, table),
         )
         for (day,) in await cursor.fetchall():
-            await conn.execute(
-                "SELECT flux.ensure_partitions(%s::regclass, %s, %s)", (f"flux.{batch.kind.table}", day, day)
-            )
+            await conn.execute("SELECT flux.ensure_partitions(%s::regclass, %s, %s)", (f"flux.{table}", day, day))
 
 
-def _days(readings: Sequence[Reading]) -> list[datetime]:
-    """The UTC days that the readings are in: enough to tell their partitions."""
-    times = [reading.time for reading in readings]
+def _days(times: Sequence[datetime]) -> list[datetime]:
+    """The UTC days that the times are in: enough to tell their partitions."""
     first, last = ((t - OLDEST).days for t in (min(times), max(times)))
     days = {first} if first == last else {(t - OLDEST).days for t in times}
     return [OLDEST + timedelta(days=day) for day in sorted(days)]
