@@ -68,6 +68,7 @@ class Commander:
             self._constants[Step.TIMEOUT] = timeout_s
         self._last_acknowledged: datetime | None = None
         self._beats = 0
+        self.register_writes = 0
         self._log = _log.bind(device=device.name)
 
     @property
@@ -148,5 +149,6 @@ class Commander:
             await self._transport.write(self._device.metadata.modbus_address, write.address, write.words)
         except DeviceError as error:
             raise DeviceError(f"{self._device.name}: writing {write.register}: {error}") from error
+        self.register_writes += 1
         if write.step is Step.HEARTBEAT:
             self._beats += 1  # the device has seen this one, whatever becomes of the rest

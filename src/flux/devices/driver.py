@@ -7,12 +7,14 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 import structlog
 
 from flux.devices.client import ConnectionPool
 from flux.devices.codec import Block, Value, plan_blocks
 from flux.devices.commander import Command, Commander, NotControllableError
+from flux.devices.control import Step
 from flux.devices.decoder import BlockDecoder
 from flux.devices.readings import ReadingMaker
 from flux.devices.registers import Register
@@ -149,7 +151,7 @@ class DeviceDriver:
     @property
     def control_names(self) -> frozenset[str]:
         """The registers that the controller needs, for :meth:`poll`: fewer words than all of them."""
-        return self._readings.control_names
+        return self._readings.control_names | self.owner_names
 
     def soe_pct(self, poll: Poll) -> float | None:
         """State of energy in % of the capacity."""
@@ -198,6 +200,36 @@ class DeviceDriver:
                 return await self._commander.command(power_kw)
         except TimeoutError:
             raise DeviceError(f"{self.device.name}: command not acknowledged within {within_s} s") from None
+
+    async def read_back(self, command: Command) -> dict[str, tuple[float, Value | None]]:
+        """The registers that do not hold what ``command`` wrote: what was written and what is read, by name.
+
+        Only those that can be read are looked at; empty: all as written, or none can be read. DeviceError.
+        """
+        written = {one.register: one.value for one in command.writes if one.register in self.read_back_names}
+        if not written:
+            return {}
+        values = (await self.poll(written)).values
+        return {name: (value, values[name]) for name, value in written.items() if values.get(name, value) != value}
+
+    @cached_property
+    def read_back_names(self) -> frozenset[str]:
+        """The registers that commands write and that can be read as well."""
+        names = self.template.control.registers.values() if self.template.control else ()
+        return frozenset(name for name in names if self.template.register(name).readable)
+
+    @cached_property
+    def owner_names(self) -> frozenset[str]:
+        """Of those, set-point and heartbeat: one that holds what was not written tells of another master."""
+        steps = self.template.control.registers if self.template.control else {}
+        return frozenset(name for step, name in steps.items() if step in (Step.POWER, Step.HEARTBEAT)) & (
+            self.read_back_names
+        )
+
+    @property
+    def register_writes(self) -> int:
+        """How many registers this driver has written, those of commands that failed half-way included."""
+        return self._commander.register_writes
 
     def dry_run(self, power_kw: float) -> Command:
         """What :meth:`command` would write now, checked the same way; nothing is sent."""
