@@ -1,106 +1,17 @@
 """The controller over a simulated site in memory: what is sent, and when nothing is."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from datetime import datetime, timedelta
+from collections.abc import Callable
 
 import pytest
-from tests.edge.conftest import PLAN, devices_of, plan_of
+from tests.edge.conftest import PLAN, plan_of
 from tests.edge.fakes import START
+from tests.edge.rig import MODE, Rig
 
-from flux.control.decision import Decision
-from flux.control.state import BatteryCapability
-from flux.devices.driver import DeviceDriver
-from flux.devices.registers import Function
-from flux.devices.simulator import MemoryTransport, SimulatedSite, memory_transport
-from flux.edge.control_loop import SiteController
-from flux.edge.controlled import BatteryState, shares
-from flux.edge.newest import NewestPolls
-from flux.edge.site import build_controller
-from flux.model import CommandSource, DeviceError
-
-STEP = timedelta(seconds=4)
-
-
-class Wire:
-    """A device's registers in memory, with a line that can be cut, and a note of what was written."""
-
-    def __init__(self, inner: MemoryTransport) -> None:
-        self._inner = inner
-        self.cut = False
-        self.refuses_writes = False
-        self.writes: list[int] = []
-
-    async def read(
-        self, unit: int, address: int, count: int, *, function: Function = Function.HOLDING
-    ) -> Sequence[int]:
-        if self.cut:
-            raise DeviceError("the line is cut")
-        return await self._inner.read(unit, address, count, function=function)
-
-    async def write(self, unit: int, address: int, words: Sequence[int]) -> None:
-        if self.cut or self.refuses_writes:
-            raise DeviceError("not acknowledged")
-        self.writes.append(address)
-        await self._inner.write(unit, address, words)
-
-
-POWER, MODE = 1020, 1000
-
-
-class Rig:
-    """A simulated site under control, in steps of 4 s."""
-
-    def __init__(self, site: SimulatedSite, plan: str = PLAN) -> None:
-        self.site = site
-        self.clock_ahead = timedelta()
-        self.halted: str | None = None
-        self.wires = {one.name: Wire(memory_transport(site, one.name)) for one in site.devices}
-        self.newest = NewestPolls()
-        self.drivers = {
-            one.name: DeviceDriver(
-                one, site.device(one.name).template, self.wires[one.name], self.now, without_timeout=True
-            )
-            for one in devices_of(site)
-        }
-        self.controller = self.new_controller(plan)
-
-    def new_controller(self, plan: str = PLAN) -> SiteController:
-        return build_controller(plan_of(plan), self.drivers, self.newest, clock=self.now, halt=lambda: self.halted)
-
-    def now(self) -> datetime:
-        """The edge's clock, which may be wrong."""
-        return self.site.time + self.clock_ahead
-
-    @property
-    def bess(self) -> Wire:
-        return self.wires["WLCE-BESS-01"]
-
-    @property
-    def battery_kw(self) -> float:
-        return self.site.battery("WLCE-BESS-01").power_kw
-
-    @property
-    def power_writes(self) -> int:
-        return self.bess.writes.count(POWER)
-
-    async def step(self, count: int = 1) -> Decision:
-        """Let 4 s pass, poll, and run a cycle; ``count`` times."""
-        for _ in range(count):
-            self.site.step(self.site.time + STEP)
-            await self.poll()
-            decision = await self.controller.cycle(self.now())
-        return decision
-
-    async def poll(self) -> None:
-        for name in self.controller.needed:
-            driver = self.drivers[name]
-            if not self.wires[name].cut:
-                self.newest.put(name, await driver.poll(driver.control_names))
-
-    def source(self) -> CommandSource:
-        return self.controller.batteries[0].command_source(self.site.time)
-
+from flux.control.state import BatteryCapability, Measurement
+from flux.devices.simulator import SimulatedSite
+from flux.edge.controlled import BatteryState
+from flux.edge.sharing import Sharing
+from flux.model import CommandSource
 
 MakeSite = Callable[..., SimulatedSite]
 
@@ -343,33 +254,19 @@ async def test_a_halt_of_two_batteries_lasts_until_both_acknowledged(two: Rig) -
     assert [two.site.battery(name).power_kw for name in ("WLCE-BESS-01", "WLCE-BESS-02")] == [0, 0]
 
 
-async def test_of_two_batteries_the_one_that_acknowledged_its_halt_is_left_alone(two: Rig) -> None:
-    await two.step(3)
-    two.halted = "WLCE-BESS-01 is in maintenance"
-    two.wires["WLCE-BESS-02"].refuses_writes = True
-    await two.step(2)
-    sent = len(two.bess.writes)
-    await two.step(5)
-    assert len(two.bess.writes) == sent
+def test_shares_follow_limits_blocks_and_soe() -> None:
+    def battery(limit_kw: float | None, soe_kwh: float | None, blocks: int | None = None) -> BatteryState:
+        soe = None if soe_kwh is None else Measurement(soe_kwh, START)
+        total = None if blocks is None else 10
+        return BatteryState(soe, None, BatteryCapability(limit_kw, limit_kw, blocks, total))
 
-
-def test_shares_follow_limits_and_blocks() -> None:
-    def battery(limit_kw: float | None, blocks: int | None = None, total: int | None = None) -> BatteryState:
-        return BatteryState(None, None, BatteryCapability(limit_kw, limit_kw, blocks, total))
-
-    assert shares([battery(10)], 90) == [90]
-    assert shares([battery(100), battery(50)], 90) == [60, 30]
-    assert shares([battery(100, 5, 10), battery(50)], -90) == [-45, -45]
-    assert shares([battery(0), battery(50)], 30) == [0, 30]
-    assert shares([battery(None), battery(None)], 30) == [15, 15]
-    assert shares([battery(0), battery(0)], 0) == [0, 0]
-
-
-def test_no_battery_is_given_more_than_it_can_carry() -> None:
-    def battery(limit_kw: float | None, blocks: int | None = None, total: int | None = None) -> BatteryState:
-        return BatteryState(None, None, BatteryCapability(limit_kw, limit_kw, blocks, total))
-
-    assert shares([battery(100, 0, 4), battery(50, 4, 4)], 75) == [0, 50]
-    assert shares([battery(100, 0, 4), battery(50, 4, 4)], -75) == [0, -50]
-    assert shares([battery(None), battery(100)], 200)[1] == 100
-    assert shares([battery(0), battery(0)], 10) == [0, 0]
+    sharing = Sharing(plan_of(), [250, 250])  # SoE from 12.5 to 237.5 kWh each
+    middle = 125.0
+    assert Sharing(plan_of(), [500]).split([battery(10, middle)], 90) == (90,)
+    assert sharing.split([battery(100, middle), battery(50, middle)], 90) == pytest.approx((60, 30))
+    assert sharing.split([battery(100, middle, 5), battery(50, middle)], -90) == pytest.approx((-45, -45))
+    assert sharing.split([battery(0, middle), battery(50, middle)], 30) == (0, 30)
+    assert sharing.split([battery(None, middle), battery(None, middle)], 30) == pytest.approx((15, 15))
+    assert sharing.split([battery(100, 12.5), battery(100, middle)], 30) == (0, 30)
+    assert sharing.split([battery(None, None), battery(None, None)], 0) == (0, 0)
+    assert sharing.capability([battery(80, 12.5), battery(80, middle, 5)]) == BatteryCapability(120, 40)

@@ -5,18 +5,21 @@
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
 
 from flux.control.decide import decide
-from flux.control.decision import Decision
+from flux.control.decision import Decision, withhold
 from flux.control.plan import ControllerPlan
-from flux.control.state import AcknowledgedCommand, BatteryCapability, CycleState, Measurement, Memory, Stop
-from flux.edge.controlled import BatteryState, ControlledBattery, MeteredDevice, send_all, shares
+from flux.control.state import AcknowledgedCommand, CycleState, Measurement, Memory, Stop
+from flux.edge.controlled import BatteryState, ControlledBattery, MeteredDevice
+from flux.edge.decisions import Observer, observe_nothing
 from flux.edge.newest import NewestPolls
+from flux.edge.sharing import Sharing, send_all
 from flux.edge.ticks import Clock, Sleep, Ticks
 
 _logger = structlog.get_logger(__name__)
@@ -28,7 +31,10 @@ _POLLS_SHARE = 0.5
 
 
 class SiteController:
-    """Controls the batteries of one plan. ``halt`` says why control is to rest now, or None."""
+    """Controls the batteries of one plan.
+
+    ``halt`` says why control is to rest now (0 kW is sent), ``withheld`` why nothing at all may be sent; None: go on.
+    """
 
     def __init__(
         self,
@@ -39,6 +45,8 @@ class SiteController:
         *,
         clock: Clock,
         halt: Callable[[], str | None] = lambda: None,
+        withheld: Callable[[], str | None] = lambda: None,
+        observe: Observer = observe_nothing,
         quiet: bool = False,
     ) -> None:
         self.plan = plan
@@ -47,6 +55,10 @@ class SiteController:
         self._newest = newest
         self._clock = clock
         self._halt = halt
+        self._withheld = withheld
+        self._observe = observe
+        self._sharing = Sharing(plan, [battery.capacity_kwh for battery in batteries])
+        self._one_at_a_time = asyncio.Lock()
         self._quiet = quiet
         self._memory = Memory()
         self._stop: Stop | None = None
@@ -72,28 +84,77 @@ class SiteController:
 
     def take_over(self, other: "SiteController") -> None:
         """Go on where ``other`` stops: what was begun, and what each battery acknowledged."""
-        self._memory, self.last, self._stop = other._memory, other.last, other._stop
+        self._memory = _carried(other._memory, other.plan, self.plan)
+        self.last, self._stop = other.last, other._stop
         self.cycles, self.failed_commands = other.cycles, other.failed_commands
         before = {battery.driver.device.id: battery for battery in other.batteries}
         for battery in self.batteries:
             if (known := before.get(battery.driver.device.id)) is not None:
                 battery.take_over(known)
 
+    @asynccontextmanager
+    async def between_cycles(self) -> AsyncIterator[None]:
+        """No cycle runs within the block; one that runs already is finished first."""
+        async with self._one_at_a_time:
+            yield
+
+    async def rest(self, names: Collection[str]) -> bool:
+        """Send 0 kW to the batteries called ``names``, between two cycles; True once they have acknowledged it."""
+        leaving = [battery for battery in self._own if battery.name in names]
+        if self.withheld is not None:
+            return True
+        zeros = [0.0] * len(leaving)
+        return await send_all(leaving, zeros, None, self._within_s, lambda _battery, _power_kw: True)
+
     async def cycle(self, now: datetime) -> Decision:
         """Freeze, decide, command. Commands that fail change nothing that the next cycle believes."""
+        async with self._one_at_a_time:
+            return await self._cycle(now)
+
+    async def _cycle(self, now: datetime) -> Decision:
         states = [battery.state() for battery in self.batteries]
-        decision = decide(self.plan, self._cycle_state(now, states))
+        for battery, said in zip(self.batteries, states, strict=True):
+            battery.look(said, now)
+        frozen, withheld = self._cycle_state(now, states), self.withheld
+        decision = decide(self.plan, frozen)
+        if withheld is not None:  # a second master at the battery is worse than none
+            decision = withhold(decision, withheld)
         if not self._quiet:
             self._note(decision)
         self._memory = decision.memory
         self.last = decision
         self.cycles += 1
-        if decision.target_power_kw is not None:
-            powers_kw = shares(states, decision.target_power_kw)
-            needed = self._needed_at(now)
-            if not await send_all(self.batteries, powers_kw, decision.command_source, self._within_s, needed):
-                self.failed_commands += 1
+        try:
+            if decision.target_power_kw is not None:
+                powers_kw = self._sharing.split(states, decision.target_power_kw)
+                needed = self._needed_at(now)
+                if not await send_all(self.batteries, powers_kw, decision.command_source, self._within_s, needed):
+                    self.failed_commands += 1
+        finally:
+            self._observe(frozen, decision, withheld)
         return decision
+
+    @property
+    def withheld(self) -> str | None:
+        """Why nothing is sent at all."""
+        others = [f"{b.name} is commanded by somebody else: {b.other_master}" for b in self.batteries if b.other_master]
+        return self._withheld() or ("; ".join(others) if len(others) == len(self.batteries) else None)
+
+    @property
+    def stop_acknowledged(self) -> bool:
+        """Whether control rests and every battery that it may command has acknowledged 0 kW since."""
+        stop = self._stop
+        return stop is not None and all(
+            battery.last_command is not None
+            and battery.last_command.power_kw == 0
+            and battery.last_command.time >= stop.since
+            for battery in self._own
+        )
+
+    @property
+    def _own(self) -> list[ControlledBattery]:
+        """The batteries that nobody else commands."""
+        return [battery for battery in self.batteries if battery.other_master is None]
 
     def _needed_at(self, now: datetime) -> Callable[[ControlledBattery, float], bool]:
         if (stop := self._stop) is not None:  # what is asked for is an acknowledgement, so news or not it is sent, once
@@ -101,14 +162,11 @@ class SiteController:
         return lambda battery, power_kw: battery.needs(power_kw, now)
 
     async def shut_down(self, reason: str) -> bool:
-        """Send 0 kW; True once every battery has acknowledged it.
-
-        Where control rests already, a battery that acknowledged it then (one in maintenance) is told nothing more.
-        """
-        stop = self._stop = self._stop or Stop(reason, self._clock())
+        """Send 0 kW; True once every battery has acknowledged it, or nothing may be sent."""
+        self._stop = Stop(reason, self._clock())
         self._halt = lambda: reason
         await self.cycle(self._clock())
-        return all(battery.rests_since(stop.since) for battery in self.batteries)
+        return self.withheld is not None or self.stop_acknowledged
 
     def _cycle_state(self, now: datetime, states: list[BatteryState]) -> CycleState:
         self._update_stop(now)
@@ -120,7 +178,7 @@ class SiteController:
             battery_power=self._battery_power(now, states),
             last_command=self._last_command(now),
             command_timeout=min(timeouts, default=None),
-            capability=_together([state.capability for state in states]),
+            capability=self._sharing.capability(states),
             memory=self._memory,
             stop=self._stop,
         )
@@ -156,11 +214,12 @@ class SiteController:
         return Measurement(sum(m.value for m in measured) + unmeasured_kw, min(m.time for m in measured))
 
     def _last_command(self, now: datetime) -> AcknowledgedCommand | None:
-        commands = [battery.last_command for battery in self.batteries]
-        if len(commands) == 1 or not any(commands):
-            return commands[0]
+        """Of those that may be commanded; what another master makes of the others is measured or unknown."""
+        commands = [battery.last_command for battery in self._own]
+        if len(commands) < 2 or not any(commands):
+            return commands[0] if commands else None
         times = [_EPOCH if command is None else command.time for command in commands]
-        return AcknowledgedCommand(sum(battery.commanded_kw(now) for battery in self.batteries), min(times))
+        return AcknowledgedCommand(sum(battery.commanded_kw(now) for battery in self._own), min(times))
 
     def _note(self, decision: Decision) -> None:
         """One line when what is done, or why, has changed; each cycle only for who debugs."""
@@ -186,33 +245,23 @@ def _gist(decision: Decision) -> tuple[object, ...]:
     return decision.target_power_kw is None, decision.effective, decision.active, decision.limits, decision.events
 
 
+def _carried(memory: Memory, before: ControllerPlan, after: ControllerPlan) -> Memory:
+    """What had begun under one plan, for another: it goes on in an entry that is the same in both."""
+    if before is after:
+        return memory
+    begun = []
+    for one in memory.full_discharges:
+        entry = next((number for number, mode in enumerate(after.modes) if mode == before.modes[one.entry]), None)
+        begun += [] if entry is None else [replace(one, entry=entry)]
+    return Memory(tuple(begun))
+
+
 def _sum(measurements: list[Measurement | None]) -> Measurement | None:
     """The sum, as old as its oldest part; None when a part is missing."""
     present = [m for m in measurements if m is not None]
     if len(present) < len(measurements):
         return None
     return Measurement(sum(m.value for m in present), min(m.time for m in present))
-
-
-def _together(capabilities: list[BatteryCapability]) -> BatteryCapability:
-    if len(capabilities) == 1:
-        return capabilities[0]
-    return BatteryCapability(
-        charge_limit_kw=_sum_if_all([c.charge_limit_kw for c in capabilities]),
-        discharge_limit_kw=_sum_if_all([c.discharge_limit_kw for c in capabilities]),
-        available_blocks=_blocks([c.available_blocks for c in capabilities]),
-        blocks_total=_blocks([c.blocks_total for c in capabilities]),
-    )
-
-
-def _sum_if_all(values: list[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return sum(present) if len(present) == len(values) else None
-
-
-def _blocks(values: list[int | None]) -> int | None:
-    present = [value for value in values if value is not None]
-    return sum(present) if len(present) == len(values) else None
 
 
 class ControlLoop:

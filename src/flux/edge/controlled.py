@@ -1,8 +1,7 @@
 """One battery under control: what it measures, what it may do, what it was last told and acknowledged."""
 
 import asyncio
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -10,8 +9,12 @@ from typing import Protocol
 import structlog
 
 from flux.control.state import AcknowledgedCommand, BatteryCapability, Measurement
+from flux.devices.control import Step
 from flux.devices.driver import Command, Poll
+from flux.edge.daily import DailyCount
+from flux.edge.following import Following, OtherMaster, RecentCommands
 from flux.edge.newest import NewestPolls
+from flux.edge.ticks import Clock
 from flux.model import BessMetadata, CommandSource, Device, FluxError
 
 _logger = structlog.get_logger(__name__)
@@ -20,6 +23,17 @@ DEAD_BAND_KW = 0.01
 """A target that differs by less from the power last acknowledged is not sent; 0 kW always is."""
 _HEARTBEATS_PER_TIMEOUT = 3
 _HEARTBEAT_WITHOUT_TIMEOUT = timedelta(seconds=60)
+_SHORTEST_SETTLE = timedelta(seconds=2)
+_SURELY_KW = 1.0
+_SHORTEST_WINDOW = timedelta(seconds=10)
+_CYCLES_PER_WINDOW = 3
+_TOLERANCE_KW = 1.0
+_TOLERANCE_SHARE = 0.05
+_FULL_PCT = 99.5
+_EMPTY_PCT = 0.5
+
+Tell = Callable[[str, str | None], None]
+"""Raises the alarm of that key with a text, or takes it down with None."""
 
 
 class MeteredDevice(Protocol):
@@ -51,7 +65,15 @@ class CommandedDevice(MeteredDevice, Protocol):
 
     def available_blocks(self, poll: Poll) -> int | None: ...
 
+    @property
+    def owner_names(self) -> frozenset[str]: ...
+
+    @property
+    def register_writes(self) -> int: ...
+
     async def command(self, power_kw: float, *, within_s: float | None = None) -> Command: ...
+
+    async def read_back(self, command: Command) -> Mapping[str, tuple[float, object]]: ...
 
     def forget(self) -> None: ...
 
@@ -68,16 +90,38 @@ class BatteryState:
 class ControlledBattery:
     """A battery with its meter, if it has one."""
 
-    def __init__(self, driver: CommandedDevice, meter: MeteredDevice | None, newest: NewestPolls, capacity_kwh: float):
-        """``capacity_kwh`` is the plan's, for a device whose metadata names none."""
+    def __init__(
+        self,
+        driver: CommandedDevice,
+        meter: MeteredDevice | None,
+        newest: NewestPolls,
+        capacity_kwh: float,
+        *,
+        limit_kw: float,
+        interval: timedelta,
+        clock: Clock,
+        tell: Tell = lambda _key, _text: None,
+    ) -> None:
+        """``capacity_kwh`` and ``limit_kw`` are the plan's; the metadata of the device goes first for the capacity."""
         self.driver = driver
         self.meter = meter
         self._newest = newest
         own_kwh = driver.device.metadata.capacity_kwh if isinstance(driver.device.metadata, BessMetadata) else None
-        self._capacity_kwh = capacity_kwh if own_kwh is None else own_kwh
+        self.capacity_kwh = capacity_kwh if own_kwh is None else own_kwh
+        self._clock = clock
+        self._tell = tell
         self._failing = False
+        self._lost = False
         self._set_up_again_at: datetime | None = None
         self.last_command: AcknowledgedCommand | None = None
+        self.other_master: str | None = None
+        self.writes = DailyCount()
+        self._recent = RecentCommands()
+        self._following = Following(
+            max(_SHORTEST_WINDOW, _CYCLES_PER_WINDOW * interval), max(_TOLERANCE_KW, _TOLERANCE_SHARE * limit_kw)
+        )
+        self._settle = max(_SHORTEST_SETTLE, interval)
+        self._others = OtherMaster()
         self._source = CommandSource.MANUAL
         self._log = _logger.bind(device=self.name)
 
@@ -88,6 +132,8 @@ class ControlledBattery:
     def take_over(self, other: "ControlledBattery") -> None:
         """Remember what ``other``, the same battery under another driver, was told last."""
         self.last_command, self._source = other.last_command, other._source
+        self.other_master, self.writes = other.other_master, other.writes
+        self._recent, self._others = other._recent, other._others
 
     @property
     def timeout(self) -> timedelta | None:
@@ -103,7 +149,7 @@ class ControlledBattery:
         soe_pct = self.driver.soe_pct(poll)
         blocks = self.driver.available_blocks(poll)
         return BatteryState(
-            soe_kwh=None if soe_pct is None else Measurement(soe_pct / 100 * self._capacity_kwh, poll.oldest),
+            soe_kwh=None if soe_pct is None else Measurement(soe_pct / 100 * self.capacity_kwh, poll.time),
             power=self._metered_power() if self.meter is not None else self._own_power(poll),
             capability=BatteryCapability(
                 charge_limit_kw=self.driver.charge_limit_kw(poll),
@@ -139,11 +185,7 @@ class ControlledBattery:
     def needs(self, power_kw: float, now: datetime) -> bool:
         """Whether ``power_kw`` has to be sent: it is news to the battery, or the heartbeat is due."""
         last = self.last_command
-        if last is None or self._failing:
-            return True
-        if not timedelta() <= now - last.time < self._heartbeat:  # due, or unknown since the clock was set back
-            return True
-        if self._fell_back(now):
+        if last is None or self._failing or self._lost or now - last.time >= self._heartbeat:
             return True
         return abs(power_kw - last.power_kw) > DEAD_BAND_KW or (power_kw == 0) is not (last.power_kw == 0)
 
@@ -151,88 +193,147 @@ class ControlledBattery:
     def _heartbeat(self) -> timedelta:
         return _HEARTBEAT_WITHOUT_TIMEOUT if self.timeout is None else self.timeout / _HEARTBEATS_PER_TIMEOUT
 
-    def _fell_back(self, now: datetime) -> bool:
-        """Whether the battery shows 0 kW although it acknowledged another power: it restarted and forgot us.
+    def look(self, state: BatteryState, now: datetime) -> None:
+        """Compare what the newest polls show with what it was told, and raise or clear its alarms."""
+        poll = self._newest.get(self.name)
+        last = self.last_command
+        if last is None or self.other_master is not None or self._timed_out(now):
+            return
+        if poll is not None and poll.time - timedelta(seconds=poll.response_time_s) > last.time:
+            self._look_for_another_master(poll)
+            self._look_for_restart(poll, now)
+        if state.power is not None and state.power.time > last.time:
+            self._look_whether_it_follows(state, state.power, now)
 
-        Then it is set up again, but not in each cycle: it may show 0 for reasons of its own.
-        """
-        last, poll = self.last_command, self._newest.get(self.name)
-        if last is None or poll is None or poll.oldest <= last.time or abs(last.power_kw) <= 1:
-            return False
-        if poll.values.get("target_power") != 0 or (self._set_up_again_at is not None and now < self._set_up_again_at):
-            return False
-        self._set_up_again_at = now + 3 * self._heartbeat
-        self._log.warning("battery shows 0 kW, it is set up again", acknowledged_kw=last.power_kw)
+    def _look_for_another_master(self, poll: Poll) -> None:
+        """Only where this edge has given the last command: before that anything may stand there."""
+        problems = [self._others.in_register(name, poll.values.get(name)) for name in self.driver.owner_names]
+        target = poll.values.get("target_power")
+        if "target_power" not in self.driver.owner_names and isinstance(target, int | float):
+            problems.append(self._others.in_target(target, self._recent, poll.time))
+        found = next((problem for problem in problems if problem is not None), None)
+        if found is not None and self.other_master is None:
+            self.hold(found)
+
+    def hold(self, found: str) -> None:
+        """Somebody else commands it: nothing is sent to it until :meth:`release`."""
+        self.other_master = found
+        self._tell(
+            f"other_master:{self.name}",
+            f"{self.name} is commanded by somebody else: {found}; nothing is sent to it until `flux control resume`",
+        )
+
+    def release(self) -> None:
+        """Command it again; the next command sets it up."""
+        self.other_master = None
+        self._others.forget()
+        self._recent = RecentCommands()
         self.driver.forget()
-        return True
+        self.last_command = None
+        self._tell(f"other_master:{self.name}", None)
+
+    def _look_for_restart(self, poll: Poll, now: datetime) -> None:
+        """A battery that shows 0 kW although it acknowledged another power has restarted and forgot us.
+
+        It is set up again, but not in each cycle: it may show 0 for reasons of its own.
+        """
+        key = f"restarted:{self.name}"
+        target = poll.values.get("target_power")
+        if target is None:
+            return
+        told = self._recent.since(poll.time - self._settle)  # a device may show what it was told a little later
+        if target != 0 or not told or min(abs(power) for power in told) <= _SURELY_KW:
+            self._tell(key, None)
+            return
+        told_kw = told[-1]
+        self._tell(key, f"{self.name} shows 0 kW, it acknowledged {told_kw:.1f} kW: it restarted, and is set up again")
+        self._set_up_again(now)
+
+    def _look_whether_it_follows(self, state: BatteryState, power: Measurement, now: datetime) -> None:
+        key = f"not_following:{self.name}"
+        if self._following.look(power, self._recent, lambda power_kw: self._reachable(state, power_kw)):
+            told_kw = self.commanded_kw(now)
+            self._tell(key, f"{self.name} does not follow: it was told {told_kw:.1f} kW and does {power.value:.1f} kW")
+        if self._following.failing:
+            self._set_up_again(now)
+        else:
+            self._tell(key, None)
+
+    def _reachable(self, state: BatteryState, power_kw: float) -> float:
+        """What it can do of ``power_kw``, by what it reports itself."""
+        can = state.capability
+        limit_kw = can.discharge_limit_kw if power_kw > 0 else can.charge_limit_kw
+        if state.soe_kwh is not None:
+            soe_pct = 100 * state.soe_kwh.value / self.capacity_kwh
+            if (power_kw > 0 and soe_pct <= _EMPTY_PCT) or (power_kw < 0 and soe_pct >= _FULL_PCT):
+                return 0.0
+        if can.available_blocks is not None and can.blocks_total and limit_kw is not None:
+            limit_kw *= min(1.0, can.available_blocks / can.blocks_total)
+        return power_kw if limit_kw is None else max(-limit_kw, min(limit_kw, power_kw))
+
+    def _set_up_again(self, now: datetime) -> None:
+        """Let the next command set up everything, at most once in three heartbeats."""
+        if self._set_up_again_at is not None and now < self._set_up_again_at:
+            return
+        self._set_up_again_at = now + 3 * self._heartbeat
+        self._lost = True
+        self.driver.forget()
 
     def rests_since(self, instant: datetime) -> bool:
         """Whether it acknowledged 0 kW at ``instant`` or later."""
         return self.last_command is not None and self.last_command.power_kw == 0 and self.last_command.time >= instant
 
     async def send(self, power_kw: float, source: CommandSource | None, within_s: float) -> bool:
-        """Command ``power_kw``; False, with nothing remembered, when it was not acknowledged within ``within_s``."""
+        """Command ``power_kw`` and read it back.
+
+        False, with nothing remembered, when it was not acknowledged within ``within_s``.
+        """
+        before = self.driver.register_writes
         try:
             command = await self.driver.command(power_kw, within_s=within_s)
         except FluxError as error:  # refused by the driver counts as not acknowledged
-            if not self._failing:
-                self._log.warning("command not acknowledged", power_kw=power_kw, error=str(error))
             self._failing = True
+            self._tell(f"command:{self.name}", f"{self.name}: {power_kw:.1f} kW was not acknowledged: {error}")
             return False
-        if self._failing:
-            self._log.info("commands are acknowledged again", power_kw=power_kw)
-        self._failing = False
+        finally:
+            self.writes.add(self.driver.register_writes - before, self._clock())
+        self._failing = self._lost = False
+        self._tell(f"command:{self.name}", None)
         assert command.acknowledged_at is not None  # noqa: S101 - None is for dry runs
-        self.last_command = AcknowledgedCommand(command.power_kw, command.acknowledged_at)
+        self._take(AcknowledgedCommand(command.power_kw, command.acknowledged_at))
         self._source = CommandSource.MANUAL if source is None else source
-        return True
+        for write in command.writes:
+            if write.register in self.driver.owner_names:
+                self._others.wrote(write.register, write.value, command.acknowledged_at)
+        return await self._compare(command, within_s)
 
+    def _take(self, command: AcknowledgedCommand) -> None:
+        if self.last_command is not None and self._timed_out(command.time):
+            self._recent = RecentCommands()  # meanwhile it did what it does on its own
+        self.last_command = command
+        self._recent.add(command)
 
-def shares(batteries: list[BatteryState], power_kw: float) -> list[float]:
-    """How ``power_kw`` is shared among batteries: by what each can give or take; one that is full or empty has none."""
-    if len(batteries) == 1:
-        return [power_kw]
-    weights = [_room(state, power_kw) for state in batteries]
-    total = sum(weights)
-    wanted = [weight / total if total > 0 else 1 / len(batteries) for weight in weights]
-    return [_carried(state, power_kw * share) for state, share in zip(batteries, wanted, strict=True)]
+    async def _compare(self, command: Command, within_s: float) -> bool:
+        """Read back what was written; an answer that differs is told, and written again with the next cycle."""
+        try:
+            async with asyncio.timeout(within_s):
+                differing = await self.driver.read_back(command)
+        except (FluxError, TimeoutError) as error:  # it was acknowledged; whether it can be read is the poller's matter
+            self._log.debug("command not read back", error=str(error))
+            return True
+        found = ", ".join(f"{name} holds {read}, {wrote:g} was written" for name, (wrote, read) in differing.items())
+        self._tell(f"read_back:{self.name}", f"{self.name} answers otherwise: {found}" if found else None)
+        if found:
+            self._lost = True
+            self.driver.forget()
+            self._believe(command, {name: read for name, (_, read) in differing.items()})
+        return not found
 
-
-def _room(state: BatteryState, power_kw: float) -> float:
-    limit_kw = _limit_kw(state, power_kw)
-    return 1.0 if limit_kw is None else limit_kw
-
-
-def _carried(state: BatteryState, share_kw: float) -> float:
-    """The share, no more than this battery can carry: what the site's batteries can together need not fit each."""
-    limit_kw = _limit_kw(state, share_kw)
-    return share_kw if limit_kw is None else min(max(share_kw, -limit_kw), limit_kw) + 0.0
-
-
-def _limit_kw(state: BatteryState, power_kw: float) -> float | None:
-    """The most that it reports it can do in that direction with the blocks that it has, ≥ 0; None: it does not say."""
-    capability = state.capability
-    limit_kw = capability.discharge_limit_kw if power_kw > 0 else capability.charge_limit_kw
-    if limit_kw is None or not math.isfinite(limit_kw):
-        return None
-    if capability.available_blocks is not None and capability.blocks_total:
-        limit_kw *= min(1.0, capability.available_blocks / capability.blocks_total)
-    return max(0.0, limit_kw)
-
-
-async def send_all(
-    batteries: list[ControlledBattery],
-    powers_kw: list[float],
-    source: CommandSource | None,
-    within_s: float,
-    needed: Callable[[ControlledBattery, float], bool],
-) -> bool:
-    """Send each battery its share where that is ``needed``; True when every battery that was told acknowledged."""
-    sends = [
-        battery.send(power_kw, source, within_s)
-        for battery, power_kw in zip(batteries, powers_kw, strict=True)
-        if needed(battery, power_kw)
-    ]
-    if len(sends) == 1:  # the usual case, without a task of its own
-        return await sends[0]
-    return all(await asyncio.gather(*sends))
+    def _believe(self, command: Command, read: Mapping[str, object]) -> None:
+        """What the battery says of itself counts, where it is less than what was written: it holds itself back."""
+        for name, value in read.items():
+            if isinstance(value, int | float) and name in self.driver.owner_names:
+                self._others.wrote(name, value, self._clock())
+        power = next(read.get(write.register) for write in command.writes if write.step is Step.POWER)
+        if isinstance(power, int | float) and min(0.0, command.power_kw) <= power <= max(0.0, command.power_kw):
+            self._take(AcknowledgedCommand(float(power), self._clock()))

@@ -1,0 +1,83 @@
+"""Several batteries as one: what they can do together, and what each gets of the target."""
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+
+from flux.control.plan import ControllerPlan
+from flux.control.split import SplitPart, most_together, split
+from flux.control.state import BatteryCapability
+from flux.edge.controlled import BatteryState, ControlledBattery
+from flux.model import CommandSource
+
+_SECONDS_PER_HOUR = 3600.0
+
+
+class Sharing:
+    """Splits by available power, SoE and efficiency; the plan's figures are for all batteries together."""
+
+    def __init__(self, plan: ControllerPlan, capacities_kwh: Sequence[float]) -> None:
+        self._battery = plan.battery
+        self._step_h = plan.interval.total_seconds() / _SECONDS_PER_HOUR
+        total = sum(capacities_kwh)
+        self._shares = [capacity / total for capacity in capacities_kwh]
+
+    def capability(self, states: Sequence[BatteryState]) -> BatteryCapability:
+        """What all can do now; one that is full or empty adds nothing to it."""
+        if len(states) == 1:
+            return states[0].capability
+        charge_kw, discharge_kw = most_together(self._parts(states), self._step_h)
+        return BatteryCapability(charge_kw, discharge_kw)
+
+    def split(self, states: Sequence[BatteryState], power_kw: float) -> tuple[float, ...]:
+        """Each battery's part of ``power_kw``, in the order of ``states``."""
+        return (power_kw,) if len(states) == 1 else split(power_kw, self._parts(states), self._step_h)
+
+    def _parts(self, states: Sequence[BatteryState]) -> list[SplitPart]:
+        return [self._part(state, share) for state, share in zip(states, self._shares, strict=True)]
+
+    def _part(self, state: BatteryState, share: float) -> SplitPart:
+        plan, capability = self._battery, state.capability
+        blocks = _blocks_share(capability)
+        return SplitPart(
+            charge_limit_kw=_limit(capability.charge_limit_kw, plan.charge_limit_kw, share) * blocks,
+            discharge_limit_kw=_limit(capability.discharge_limit_kw, plan.discharge_limit_kw, share) * blocks,
+            soe_kwh=plan.soe_min_kwh * share if state.soe_kwh is None else state.soe_kwh.value,
+            soe_min_kwh=plan.soe_min_kwh * share,
+            soe_max_kwh=plan.soe_max_kwh * share,
+            charge_efficiency=plan.charge_efficiency,
+        )
+
+
+def _limit(reported_kw: float | None, planned_kw: float, share: float) -> float:
+    """What it reports, but no more than the plan allows them all; else its part of the plan's."""
+    if reported_kw is None or not math.isfinite(reported_kw):
+        return planned_kw * share
+    return min(max(reported_kw, 0.0), planned_kw)
+
+
+def _blocks_share(capability: BatteryCapability) -> float:
+    if capability.available_blocks is None or not capability.blocks_total:
+        return 1.0
+    return min(max(capability.available_blocks / capability.blocks_total, 0.0), 1.0)
+
+
+async def send_all(
+    batteries: Sequence[ControlledBattery],
+    powers_kw: Sequence[float],
+    source: CommandSource | None,
+    within_s: float,
+    needed: Callable[[ControlledBattery, float], bool],
+) -> bool:
+    """Send each battery its part where that is ``needed``; True when every battery that was told acknowledged.
+
+    One that somebody else commands is told nothing.
+    """
+    sends = [
+        battery.send(power_kw, source, within_s)
+        for battery, power_kw in zip(batteries, powers_kw, strict=True)
+        if battery.other_master is None and needed(battery, power_kw)
+    ]
+    if len(sends) == 1:  # the usual case, without a task of its own
+        return await sends[0]
+    return all(await asyncio.gather(*sends))
