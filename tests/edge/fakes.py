@@ -10,8 +10,10 @@ from uuid import UUID
 
 import async_solipsism
 
+from flux.control.ledger import KeptDecision
 from flux.edge.alarms import Alarms
-from flux.edge.link import PushResult, RegistrySnapshot
+from flux.edge.encoding import Recorded
+from flux.edge.link import LeaseAnswer, PushResult, RegistrySnapshot
 from flux.edge.outbox import Outbox
 from flux.edge.outbox_file import Entry, OutboxFile
 from flux.model import BessReading, DeviceId, DeviceState, MeterReading, Reading, UnavailableError
@@ -69,6 +71,27 @@ def bess_reading(number: int) -> BessReading:
     return BessReading(device_id=BESS, time=time, soe=number / 7, available_inverter_blocks=3, command_source=4)
 
 
+def kept_decision(number: int, device_id: DeviceId = BESS, plan: str = "") -> KeptDecision:
+    """The decision of second ``number`` on 40 kW of site power."""
+    time = START + timedelta(seconds=number)
+    return KeptDecision(
+        device_id=device_id,
+        plan=plan,
+        time=time,
+        plan_hash="5da279fb240a1993",
+        target_power_kw=40.0 + number / 7,
+        command_source=3,
+        active=("import_avoidance",),
+        effective="import_avoidance",
+        limits=("inverter",),
+        reason="discharging 40.0 kW: import avoidance",
+        stale=False,
+        events=(),
+        faults=("WLCE-BESS-01 does not follow",),
+        inputs={"time": time.isoformat(), "soe_kwh": {"value": "nan", "time": time.isoformat(), "age_s": 0.0}},
+    )
+
+
 class SmallDisk:
     """Connections that report a full disk once the file has ``pages`` pages; ``grow`` frees space."""
 
@@ -110,7 +133,7 @@ class MemoryOutbox(Outbox):
     async def open(self) -> None:
         pass
 
-    async def append(self, readings: Sequence[Reading]) -> None:
+    async def append(self, readings: Sequence[Recorded]) -> None:
         for reading in readings:
             self._numbered += 1
             self.entries.append((self._numbered, reading))
@@ -130,8 +153,11 @@ class MemoryPlatform:
         self.commits_then_fails = False
         self.batches: list[list[Reading]] = []
         self.stored: dict[tuple[UUID, datetime], Reading] = {}
+        self.documents: list[Recorded] = []
         self.snapshot = RegistrySnapshot()
         self.states: list[tuple[DeviceId, DeviceState]] = []
+        self.stops_acknowledged = 0
+        self.lease_of: str | None = None
         self.registry_changed = asyncio.Event()
         self.clock_ahead = timedelta()
         self.clock: Callable[[], datetime] = FixedClock()
@@ -141,14 +167,18 @@ class MemoryPlatform:
         self.on_push: Callable[[], None] = lambda: None
         self._reject = reject
 
-    async def push(self, readings: Sequence[Reading]) -> PushResult:
+    async def push(self, records: Sequence[Recorded]) -> PushResult:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             await asyncio.sleep(self.push_takes_s)
             self._check()
             self.on_push()
-            self.batches.append(list(readings))
+            readings = [record for record in records if isinstance(record, Reading)]
+            documents = [record for record in records if not isinstance(record, Reading)]
+            self.documents += [document for document in documents if document not in self.documents]
+            if readings or not documents:
+                self.batches.append(readings)
             rejected = [reading for reading in readings if self._reject(reading)]
             kept = [reading for reading in readings if not self._reject(reading)]
             new = [reading for reading in kept if (reading.device_id, reading.time) not in self.stored]
@@ -180,6 +210,21 @@ class MemoryPlatform:
     async def report_state(self, device_id: DeviceId, state: DeviceState, reason: str) -> None:
         self._check()
         self.states.append((device_id, state))
+
+    async def acknowledge_stop(self) -> None:
+        self._check()
+        self.stops_acknowledged += 1
+
+    async def take_lease(self, holder: str, host: str, lasts: timedelta) -> LeaseAnswer:
+        self._check()
+        if self.lease_of is None or self.lease_of == holder:
+            self.lease_of = holder
+        return LeaseAnswer(self.lease_of == holder, self.lease_of, "elsewhere", 1)
+
+    async def release_lease(self, holder: str) -> None:
+        self._check()
+        if self.lease_of == holder:
+            self.lease_of = None
 
     async def close(self) -> None:
         pass

@@ -3,12 +3,14 @@
 import json
 import sqlite3
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from flux.edge.link import RegistrySnapshot
+from flux.edge.stops import StopOrder
 from flux.edge.ticks import Clock
 from flux.model import Device, DeviceType, parse_metadata
 
@@ -63,11 +65,31 @@ class LearnedStore:
 
 def _to_json(snapshot: RegistrySnapshot) -> dict[str, Any]:
     devices = [device.model_dump(mode="json") for device in snapshot.devices]
-    return {"devices": devices, "templates": dict(snapshot.templates)}
+    stop, resumed_at = snapshot.stop, snapshot.resumed_at
+    return {
+        "devices": devices,
+        "templates": dict(snapshot.templates),
+        "stop": None if stop is None else [stop.actor, stop.reason, _text(stop.since)],
+        "resumed_at": _text(resumed_at),
+    }
+
+
+def _text(time: datetime | None) -> str | None:
+    return None if time is None else time.isoformat()
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def _stop(body: Any) -> StopOrder | None:
+    return None if body is None else StopOrder(body[0], body[1], _time(body[2]))
 
 
 def _from_json(body: dict[str, Any]) -> RegistrySnapshot:
-    return RegistrySnapshot(tuple(_device(row) for row in body["devices"]), body["templates"])
+    devices = tuple(_device(row) for row in body["devices"])
+    stop, resumed_at = _stop(body.get("stop")), _time(body.get("resumed_at"))  # not in older files
+    return RegistrySnapshot(devices, body["templates"], stop, resumed_at)
 
 
 def _device(row: dict[str, Any]) -> Device:

@@ -6,10 +6,12 @@ platform's database directly; one over HTTPS can take its place.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
-from flux.model import Device, DeviceId, DeviceState, Reading
+from flux.edge.encoding import Recorded
+from flux.edge.stops import StopOrder
+from flux.model import Device, DeviceId, DeviceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +25,32 @@ class PushResult:
 
 @dataclass(frozen=True, slots=True)
 class RegistrySnapshot:
-    """The devices of one site, and those of the templates they name that the platform has: name → YAML."""
+    """The devices of one site, and those of the templates they name that the platform has: name → YAML.
+
+    ``stop`` is the platform's `flux control stop` in force; ``resumed_at`` when the site was last resumed there.
+    """
 
     devices: tuple[Device, ...] = ()
     templates: Mapping[str, str] = field(default_factory=dict)
+    stop: StopOrder | None = None
+    resumed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAnswer:
+    """Whether this edge may command its site; if not, ``holder`` and ``host`` are of the edge that may."""
+
+    granted: bool
+    holder: str
+    host: str
+    token: int
 
 
 class PlatformLink(Protocol):
     """The platform, as one site's edge sees it."""
 
-    async def push(self, readings: Sequence[Reading]) -> PushResult:
-        """Store ``readings``; when this returns they are committed. Pushing them again is free."""
+    async def push(self, records: Sequence[Recorded]) -> PushResult:
+        """Store ``records``; when this returns they are committed. Pushing them again is free."""
         ...
 
     async def registry(self) -> RegistrySnapshot:
@@ -50,6 +67,18 @@ class PlatformLink(Protocol):
 
     async def report_state(self, device_id: DeviceId, state: DeviceState, reason: str) -> None:
         """Tell the registry what the edge saw of a device: the first good poll of one in testing makes it active."""
+        ...
+
+    async def acknowledge_stop(self) -> None:
+        """Tell that every battery of the site has acknowledged 0 kW since the stop."""
+        ...
+
+    async def take_lease(self, holder: str, host: str, lasts: timedelta) -> LeaseAnswer:
+        """Take the control lease of the site, or renew it, for ``lasts``."""
+        ...
+
+    async def release_lease(self, holder: str) -> None:
+        """Give the control lease back."""
         ...
 
     async def close(self) -> None:

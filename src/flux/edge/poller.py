@@ -83,7 +83,7 @@ class DevicePoller:
     ) -> None:
         self._driver = driver
         self._recording_interval = recording_interval
-        self._control_interval = control_interval
+        self.control_interval = control_interval
         self._newest = newest
         self._record = record
         self._clock = clock
@@ -135,7 +135,7 @@ class DevicePoller:
     @property
     def _retry_after(self) -> timedelta:
         pause = max(self._recording_interval / _FIRST_RETRY_SHARE, _SHORTEST_RETRY)
-        return pause if self._control_interval is None else min(pause, self._control_interval)
+        return pause if self.control_interval is None else min(pause, self.control_interval)
 
     async def _poll(self, names: Collection[str] | None) -> Poll | None:
         """The poll, kept as the newest; None when the device did not answer."""
@@ -149,8 +149,8 @@ class DevicePoller:
             self._came_back(poll)
             return poll
         finally:
-            if self._control_interval is not None:
-                self._newest.asked(self.name, tick_at_or_before(self._clock(), self._control_interval))
+            if self.control_interval is not None:
+                self._newest.asked(self.name, tick_at_or_before(self._clock(), self.control_interval))
 
     def _went_away(self, error: DeviceError) -> None:
         self.health.problem = str(error)

@@ -21,15 +21,19 @@ from flux.devices.client import ConnectionPool
 from flux.edge.alarms import Alarms
 from flux.edge.background import Background
 from flux.edge.config import SiteFile
+from flux.edge.controlled import ControlledBattery
 from flux.edge.learned import LearnedStore
+from flux.edge.lease import ControlLease
 from flux.edge.link import PlatformLink, RegistrySnapshot
 from flux.edge.locks import HeldLock, site_lock_path
 from flux.edge.outbox import Outbox
 from flux.edge.outbox_file import OutboxError, OutboxFile
+from flux.edge.plan_file import SiteFileFollower
 from flux.edge.platform import ClockCheck, RegistryFollower, StateReporter
 from flux.edge.recorder import Recorder
 from flux.edge.site import Site
-from flux.edge.status import STATUS_FILE, StatusReport, write_status
+from flux.edge.status import STATUS_FILE, StatusReport, WritesBefore, write_status
+from flux.edge.switch import StopSwitch
 from flux.edge.templates import TemplateShelf
 from flux.edge.ticks import Clock, Sleep, system_clock
 from flux.edge.uploader import Uploader
@@ -75,6 +79,17 @@ class EdgeRuntime:
         self._clock_check = ClockCheck(link, alarms, clock, sleep)
         self.recorder = Recorder(self._outbox, alarms, recording.memory_readings, sleep)
         self.uploader = Uploader(self.recorder, link, alarms, recording.largest_batch, sleep=sleep)
+        self._lease = ControlLease(link, self._state_dir, alarms, wanted=lambda: self.site.has_plan, sleep=sleep)
+        self._switch = StopSwitch(
+            self._state_dir,
+            link,
+            alarms,
+            batteries=lambda: self.site.controller.batteries if self.site.controller else (),
+            changed=self._stop_changed,
+            acknowledged=lambda: self.site.controller is None or self.site.controller.stop_acknowledged,
+            sleep=sleep,
+        )
+        self._writes_before = WritesBefore()
         self.site = Site(
             config,
             TemplateShelf(site_file.templates_dir),
@@ -84,7 +99,11 @@ class EdgeRuntime:
             self.recorder.record,
             clock=clock,
             answered=self._reporter.answered,
+            stopped=lambda: self._switch.reason,
+            withheld=lambda: self._lease.refusal,
+            prepare=self._prepare,
         )
+        self._site_file_follower = SiteFileFollower(site_file, self.site, alarms, sleep)
         self._report = StatusReport(
             config.site, self.site, self.recorder, self.uploader, alarms, clock, lambda: self._clock_check.difference_s
         )
@@ -109,6 +128,7 @@ class EdgeRuntime:
             self._check_plan(snapshot)
             self._take_locks()
             await self._open_outbox()
+            await self._learn_who_owns_control()
             await self._begin(snapshot)
         except BaseException:
             await self._background.stop()
@@ -118,18 +138,55 @@ class EdgeRuntime:
         _logger.info("edge started", site=site, devices=len(self.site.devices), waiting=self.recorder.depth)
 
     async def _begin(self, snapshot: RegistrySnapshot) -> None:
-        follower = RegistryFollower(self._link, self._learned, self.site.apply, self._sleep)
+        follower = RegistryFollower(self._link, self._learned, self._apply, self._sleep)
         self._background.start("outbox", self.recorder.run)
         await follower.take(snapshot)
         self._background.start("uploader", self.uploader.run)
         self._background.start("registry", follower.run)
         self._background.start("state reports", self._reporter.run)
         self._background.start("clock check", self._clock_check.run)
+        self._background.start("control lease", self._lease.run)
+        self._background.start("stop switch", self._switch.run)
+        self._background.start("stop reports", self._switch.report)
+        self._background.start("site file", self._site_file_follower.run)
         self._background.start("status", self._write_status_for_ever)
+
+    async def _learn_who_owns_control(self) -> None:
+        """Before anything is commanded: stops that are in force, and whether this edge has the control lease."""
+        self._switch.load()
+        self._writes_before = WritesBefore.read(self.status_file)
+        self._lease.load()
+        if not self.site.has_plan:
+            return
+        try:
+            async with asyncio.timeout(_FIRST_ANSWER_S):
+                await self._lease.ask()
+        except (UnavailableError, TimeoutError):  # what it said last counts; the uploader's alarm tells of it
+            return
+
+    def _prepare(self, battery: ControlledBattery) -> None:
+        """What an earlier run knew of a battery."""
+        self._writes_before.carry_to(battery)
+        found = self._switch.other_masters.get(battery.name)
+        if found is not None and battery.other_master is None:
+            battery.hold(found)
+
+    async def _apply(self, snapshot: RegistrySnapshot) -> None:
+        self._switch.heard(snapshot)
+        await self._switch.look()
+        await self.site.apply(snapshot)
+
+    async def _stop_changed(self) -> None:
+        """A stop began or ended: control hears of it now, not with the next tick, and so does who watches the file."""
+        await self.site.wake()
+        await self._write_status(running=True)
 
     async def stop(self) -> None:
         """0 kW to the batteries, every reading on disk, and a short last try to send them."""
+        await self._background.stop("stop switch", "site file", "registry")
         await self._within(_STOP_CONTROL_S, "0 kW to the batteries", self._stop_control())
+        await self._background.stop("control lease")
+        await self._within(_STOP_CONTROL_S, "giving the control lease back", self._lease.release())
         await self.site.stop_polling()
         await self._background.stop()
         await self.recorder.flush()

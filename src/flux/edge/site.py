@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 
-from flux.control.plan import ControllerPlan
+from flux.control.plan import ControllerPlan, plan_hash
 from flux.devices.client import ConnectionPool
 from flux.devices.driver import DeviceDriver, driver_for
 from flux.devices.template import DeviceTemplate
@@ -20,14 +20,16 @@ from flux.edge.alarms import Alarms
 from flux.edge.background import Background
 from flux.edge.config import DEFAULT_POLLING_INTERVAL, SiteConfig
 from flux.edge.control_loop import ControlLoop, SiteController
-from flux.edge.controlled import ControlledBattery
+from flux.edge.controlled import ControlledBattery, Tell
+from flux.edge.decisions import Decisions, Observer, observe_nothing
+from flux.edge.encoding import Recorded
 from flux.edge.link import RegistrySnapshot
 from flux.edge.newest import NewestPolls
 from flux.edge.plan_check import Problem, problems_of_plan
 from flux.edge.poller import DevicePoller
 from flux.edge.templates import TemplateShelf
 from flux.edge.ticks import Clock, Sleep
-from flux.model import Device, DeviceState, InputError, NotFoundError, Reading
+from flux.model import Device, DeviceState, InputError, NotFoundError
 
 _logger = structlog.get_logger(__name__)
 
@@ -48,16 +50,17 @@ class SiteDevice:
     device: Device
     template: DeviceTemplate
     driver: DeviceDriver
+    without_timeout: bool
     poller: DevicePoller | None = None
 
     @property
     def task(self) -> str:
         return f"poll {self.device.name}"
 
-    def same_as(self, device: Device, template: DeviceTemplate) -> bool:
+    def same_as(self, device: Device, template: DeviceTemplate, without_timeout: bool) -> bool:
         """Whether the driver may stay: nothing has changed but the state of life."""
-        mine = (self.device.name, self.device.type, self.device.metadata, self.template)
-        return mine == (device.name, device.type, device.metadata, template)
+        mine = (self.device.name, self.device.type, self.device.metadata, self.template, self.without_timeout)
+        return mine == (device.name, device.type, device.metadata, template, without_timeout)
 
 
 class Site:
@@ -70,12 +73,19 @@ class Site:
         pool: ConnectionPool,
         background: Background,
         alarms: Alarms,
-        record: Callable[[Sequence[Reading]], None],
+        record: Callable[[Sequence[Recorded]], None],
         *,
         clock: Clock,
         sleep: Sleep = asyncio.sleep,
         answered: Callable[[Device], None] = lambda _device: None,
+        stopped: Callable[[], str | None] = lambda: None,
+        withheld: Callable[[], str | None] = lambda: None,
+        prepare: Callable[[ControlledBattery], None] = lambda _battery: None,
     ) -> None:
+        """``stopped``: why operators want it at 0 kW; ``withheld``: why nothing may be sent; None: neither.
+
+        ``prepare`` is given each battery before it is controlled for the first time.
+        """
         self._config = config
         self._plan = config.controller
         self._shelf = shelf
@@ -86,13 +96,24 @@ class Site:
         self._clock = clock
         self._sleep = sleep
         self._answered = answered
+        self._stopped = stopped
+        self._withheld = withheld
+        self._prepare = prepare
+        self.snapshot = RegistrySnapshot()
         self.newest = NewestPolls()
         self.devices: dict[UUID, SiteDevice] = {}
         self.controller: SiteController | None = None
         self._plan_problem: str | None = None
+        self._decisions: Decisions | None = None
+        self._changing = asyncio.Lock()
 
     async def apply(self, snapshot: RegistrySnapshot) -> None:
         """Make pollers and controller fit ``snapshot``."""
+        async with self._changing:
+            await self._apply(snapshot)
+
+    async def _apply(self, snapshot: RegistrySnapshot) -> None:
+        self.snapshot = snapshot
         wanted, unusable = self._sort(snapshot)
         for device in snapshot.devices:
             problem = unusable.get(device.name) if device.polled else None
@@ -117,18 +138,53 @@ class Site:
 
     def problems_of_plan(self, snapshot: RegistrySnapshot) -> list[Problem]:
         """What is wrong with the plan for the devices of ``snapshot``."""
-        if self._plan is None:
+        return self._problems_of(self._plan, snapshot)
+
+    def _problems_of(self, plan: ControllerPlan | None, snapshot: RegistrySnapshot) -> list[Problem]:
+        if plan is None:
             return []
         usable, unusable = self._sort(snapshot)
         templates = {device.name: template for device, template in usable.values()}
-        return list(problems_of_plan(self._plan, self._config.site, snapshot.devices, templates, unusable))
+        return list(problems_of_plan(plan, self._config.site, snapshot.devices, templates, unusable))
+
+    @property
+    def has_plan(self) -> bool:
+        return self._plan is not None
+
+    async def change_plan(self, plan: ControllerPlan | None) -> list[Problem]:
+        """Take up another plan without a gap, or tell what is wrong with it and go on with the one before."""
+        async with self._changing:
+            problems = self._problems_of(plan, self.snapshot)
+            if problems or plan == self._plan:
+                return problems
+            before, self._plan = self._plan, plan
+            await self._let_down(before)
+            await self._apply(self.snapshot)
+            await self._fit_intervals()
+        _logger.info("the plan has changed", plan=None if plan is None else plan_hash(plan))
+        return []
+
+    async def wake(self) -> None:
+        """Run a cycle of the controller now, as when operators stop the site."""
+        if self.controller is not None:
+            await self.controller.cycle(self._clock())
 
     def halted(self) -> str | None:
         """Why control is to rest now; None: it is not."""
+        if (stopped := self._stopped()) is not None:
+            return stopped
         if self._plan_problem is not None:
             return self._plan_problem
         if self._plan is None:
             return None
+        return self._unfit_battery()
+
+    def _unfit_battery(self) -> str | None:
+        """The first battery of the plan for which all of them rest, in words."""
+        assert self._plan is not None  # noqa: S101 - its caller has looked
+        for battery in self.controller.batteries if self.controller else ():
+            if battery.other_master is not None:
+                return f"{battery.name} is commanded by somebody else: {battery.other_master}"
         states = {one.device.name: one.device for one in self.devices.values()}
         for name in self._plan.bess:
             device = states.get(name)
@@ -181,10 +237,13 @@ class Site:
 
     async def _take(self, device: Device, template: DeviceTemplate) -> None:
         one = self.devices.get(device.id)
+        accepted = self._plan is not None and self._plan.without_timeout is not None
+        if one is not None and not one.same_as(device, template, accepted):
+            await self._leave(device.id)
+            one = None
         if one is None:
-            accepted = self._plan is not None and self._plan.without_timeout is not None
             driver = driver_for(device, template, self._pool, self._clock, without_timeout=accepted)
-            one = self.devices[device.id] = SiteDevice(device, template, driver)
+            one = self.devices[device.id] = SiteDevice(device, template, driver, accepted)
         one.device = device
         if device.polled and one.poller is None:
             self._start_poller(one)
@@ -239,20 +298,59 @@ class Site:
         """Build the controller anew when a driver that it uses has changed; one that may not go on is ``halted``."""
         if self._plan is None or self._plan_problem is not None:
             return
-        if self.controller is None and self.halted() is not None and self._plan.without_timeout is None:
-            # nobody here has commanded this battery, and silence has made it safe: in maintenance it is left alone
-            _logger.info("control does not begin yet", reason=self.halted())
+        before = self.controller
+        controller = build_controller(
+            self._plan,
+            self._drivers(),
+            self.newest,
+            clock=self._clock,
+            halt=self.halted,
+            withheld=self._withheld,
+            observe=self._ledger_of(self._plan).observe,
+            tell=self._alarms.set_or_clear,
+        )
+        if before is not None and controller.plan is before.plan and controller.uses_drivers_of(before):
             return
-        controller = build_controller(self._plan, self._drivers(), self.newest, clock=self._clock, halt=self.halted)
-        if self.controller is not None:
-            if controller.uses_drivers_of(self.controller):
-                return
-            controller.take_over(self.controller)
-        await self._background.stop(_CONTROL_TASK)
+        for battery in controller.batteries:
+            self._prepare(battery)
+        if before is not None:
+            async with before.between_cycles():
+                await self._background.stop(_CONTROL_TASK)
+                controller.take_over(before)
         self.controller = controller
         self._background.start(
             _CONTROL_TASK, ControlLoop(controller, self.newest, clock=self._clock, sleep=self._sleep).run
         )
+
+    def _ledger_of(self, plan: ControllerPlan) -> Decisions:
+        """Where what is decided is kept; the one before, with what its shadow plans have begun, if it fits."""
+        first = next(one.device.id for one in self.devices.values() if one.device.name == plan.bess[0])
+        shadows = self._config.shadow_plans
+        if self._decisions is None or not self._decisions.fits(plan, shadows, first):
+            self._decisions = Decisions(plan, shadows, first, self._record, self._alarms)
+        return self._decisions
+
+    async def _let_down(self, before: ControllerPlan | None) -> None:
+        """0 kW to the batteries that the plan no longer names; one that does not answer has its own timeout."""
+        left = [name for name in before.bess if self._plan is None or name not in self._plan.bess] if before else []
+        old = self.controller
+        if old is None or not left:
+            return
+        if self._plan is None:
+            await self.stop_control()
+            self.controller = None
+        async with old.between_cycles():
+            if not await old.rest(left):
+                _logger.warning("a battery that left the plan did not acknowledge 0 kW", batteries=left)
+
+    async def _fit_intervals(self) -> None:
+        """Start pollers anew whose control interval is another one now."""
+        for one in self.devices.values():
+            if one.poller is not None and one.poller.control_interval != self._control_interval(one):
+                health = one.poller.health
+                await self._background.stop(one.task)
+                self._start_poller(one)
+                one.poller.health = health
 
     def _drivers(self) -> dict[str, DeviceDriver]:
         return {one.device.name: one.driver for one in self.devices.values()}
@@ -265,6 +363,9 @@ def build_controller(
     *,
     clock: Clock,
     halt: Callable[[], str | None] = lambda: None,
+    withheld: Callable[[], str | None] = lambda: None,
+    observe: Observer = observe_nothing,
+    tell: Tell = lambda _key, _text: None,
     quiet: bool = False,
 ) -> SiteController:
     """The controller of ``plan`` over drivers by device name; the plan has been checked against them.
@@ -274,11 +375,31 @@ def build_controller(
     meters: list[DeviceDriver | None] = [drivers[name] for name in plan.bess_meter]
     meters = meters or [None] * len(plan.bess)
     share_kwh = plan.battery.capacity_kwh / len(plan.bess)
+    limit_kw = max(plan.battery.charge_limit_kw, plan.battery.discharge_limit_kw) / len(plan.bess)
     batteries = [
-        ControlledBattery(drivers[name], meter, newest, share_kwh)
+        ControlledBattery(
+            drivers[name],
+            meter,
+            newest,
+            share_kwh,
+            limit_kw=limit_kw,
+            interval=plan.interval,
+            clock=clock,
+            tell=tell,
+        )
         for name, meter in zip(plan.bess, meters, strict=True)
     ]
-    return SiteController(plan, batteries, drivers[plan.site_meter], newest, clock=clock, halt=halt, quiet=quiet)
+    return SiteController(
+        plan,
+        batteries,
+        drivers[plan.site_meter],
+        newest,
+        clock=clock,
+        halt=halt,
+        withheld=withheld,
+        observe=observe,
+        quiet=quiet,
+    )
 
 
 def _named_by(plan: ControllerPlan) -> frozenset[str]:

@@ -3,16 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
 
-from flux.edge.link import PushResult, RegistrySnapshot
-from flux.model import Device, DeviceId, DeviceState, FluxError, Reading, UnavailableError
+from flux.control.ledger import KeptDecision, PlanText
+from flux.edge.encoding import Recorded
+from flux.edge.link import LeaseAnswer, PushResult, RegistrySnapshot
+from flux.edge.stops import StopOrder
+from flux.model import Device, DeviceId, DeviceState, FluxError, UnavailableError
 from flux.registry import list_devices, set_state
+from flux.store import ownership
 from flux.store.db import connect
+from flux.store.decisions import store_decisions
 from flux.store.ingest import ingest
 
 _ANSWER_TIMEOUT_S = 30.0
@@ -33,16 +38,24 @@ class SqlLink:
         self._work: AsyncConnection[Any] | None = None
         self._listener: AsyncConnection[Any] | None = None
 
-    async def push(self, readings: Sequence[Reading]) -> PushResult:
+    async def push(self, records: Sequence[Recorded]) -> PushResult:
+        decisions = [record for record in records if isinstance(record, KeptDecision)]
+        plans = [record for record in records if isinstance(record, PlanText)]
+        readings = [record for record in records if not isinstance(record, KeptDecision | PlanText)]
         async with self._connection() as conn:
             result = await ingest(conn, readings)
+            if decisions or plans:
+                result += await store_decisions(conn, decisions, plans)
         return PushResult(result.stored, result.duplicates, result.rejected)
 
     async def registry(self) -> RegistrySnapshot:
         async with self._connection() as conn:
             devices = await list_devices(conn, site=self._site)
             templates = await _templates(conn, devices)
-        return RegistrySnapshot(tuple(devices), templates)
+            stop = await ownership.stop_in_force(conn, self._site)
+            resumed_at = await ownership.last_resumed_at(conn, self._site)
+        order = None if stop is None else StopOrder(stop.actor, stop.reason, stop.stopped_at)
+        return RegistrySnapshot(tuple(devices), templates, order, resumed_at)
 
     async def wait_for_registry_change(self, timeout_s: float) -> bool:
         try:
@@ -68,6 +81,19 @@ class SqlLink:
     async def report_state(self, device_id: DeviceId, state: DeviceState, reason: str) -> None:
         async with self._connection() as conn:
             await set_state(conn, device_id, state, trigger="first poll", actor=f"edge {self._site}", reason=reason)
+
+    async def acknowledge_stop(self) -> None:
+        async with self._connection() as conn:
+            await ownership.acknowledge_stop(conn, self._site)
+
+    async def take_lease(self, holder: str, host: str, lasts: timedelta) -> LeaseAnswer:
+        async with self._connection() as conn:
+            answer = await ownership.take_lease(conn, self._site, holder=holder, host=host, lasts=lasts)
+        return LeaseAnswer(answer.granted, answer.holder, answer.host, answer.token)
+
+    async def release_lease(self, holder: str) -> None:
+        async with self._connection() as conn:
+            await ownership.release_lease(conn, self._site, holder=holder)
 
     async def close(self) -> None:
         await self._drop_work()

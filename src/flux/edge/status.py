@@ -5,14 +5,15 @@ It is replaced whole (never half written) every two seconds; a file whose ``time
 
 import json
 import os
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 from flux import __version__
 from flux.devices.driver import DeviceDriver, Poll
 from flux.edge.alarms import Alarms
+from flux.edge.controlled import ControlledBattery
 from flux.edge.recorder import Recorder
 from flux.edge.site import Site, SiteDevice
 from flux.edge.ticks import Clock
@@ -87,8 +88,21 @@ class StatusReport:
             "site_at_rest_kw": decision.site_at_rest_kw,
             "reason": decision.reason,
             "halted": self._site.halted(),
+            "withheld": controller.withheld,
+            "stop_acknowledged": controller.stop_acknowledged,
+            "batteries": [self._battery(battery) for battery in controller.batteries],
             "cycles": controller.cycles,
             "failed_commands": controller.failed_commands,
+        }
+
+    def _battery(self, battery: ControlledBattery) -> dict[str, Any]:
+        now = self._clock()
+        return {
+            "name": battery.name,
+            "acknowledged_kw": battery.commanded_kw(now),
+            "other_master": battery.other_master,
+            "register_writes": {"day": now.date().isoformat(), "today": battery.writes.today(now)}
+            | {"yesterday": battery.writes.yesterday(now)},
         }
 
     def _device(self, one: SiteDevice) -> dict[str, Any]:
@@ -125,6 +139,29 @@ def _values(driver: DeviceDriver, poll: Poll) -> dict[str, float | None]:
         "measured_power": driver.measured_power_kw(poll),
         "available_inverter_blocks": driver.available_blocks(poll),
     }
+
+
+class WritesBefore:
+    """The register writes that an earlier run of this edge counted, from its last status file."""
+
+    def __init__(self, counted: Mapping[str, tuple[date, int]] | None = None) -> None:
+        self._counted = dict(counted or {})
+
+    @classmethod
+    def read(cls, path: Path) -> "WritesBefore":
+        """Nothing where there is no file, or none that can be read: a count begins anew then."""
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))["controller"]["batteries"]
+            counts = {row["name"]: row["register_writes"] for row in rows}
+            return cls({name: (date.fromisoformat(one["day"]), int(one["today"])) for name, one in counts.items()})
+        except (OSError, ValueError, KeyError, TypeError):
+            return cls()
+
+    def carry_to(self, battery: ControlledBattery) -> None:
+        """Let ``battery`` count on from there."""
+        counted = self._counted.get(battery.name)
+        if counted is not None:
+            battery.writes.go_on_from(*counted)
 
 
 def write_status(path: Path, snapshot: dict[str, Any]) -> None:
