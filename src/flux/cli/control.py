@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from flux.cli import control_stop
 from flux.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from flux.control.week import CalendarRow
 
 app = typer.Typer(no_args_is_help=True, help="The controller: check a plan, see its week, try it out.")
+
+app.command()(control_stop.stop)
+app.command()(control_stop.resume)
 
 PlanFile = Annotated[Path, typer.Argument(help="site.yaml, or a file with its controller section alone.")]
 
