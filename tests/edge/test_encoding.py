@@ -8,12 +8,13 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.edge.fakes import BESS, START, meter_reading
+from tests.edge.fakes import BESS, START, kept_decision, meter_reading
 
-from flux.edge.encoding import Layout, ReadingCodec, current_layouts
+from flux.control.ledger import PlanText
+from flux.edge.encoding import Layout, RecordCodec, current_layouts
 from flux.model import BESS_METRICS, METER_METRICS, BessReading, DeviceId, MeterReading, MetricKind, Reading
 
-CODEC = ReadingCodec(dict(enumerate(current_layouts(), start=1)))
+CODEC = RecordCodec(dict(enumerate(current_layouts(), start=1)))
 
 
 def values_of(kind: MetricKind) -> st.SearchStrategy[Any]:
@@ -53,6 +54,26 @@ def test_microseconds_none_and_awkward_floats_survive() -> None:
     assert back.voltage_line_average is None
 
 
+def test_documents_come_back_the_same() -> None:
+    for record in (kept_decision(3), PlanText("abc", '{"bess": ["WLCE-BESS-01"]}')):
+        assert CODEC.decode(CODEC.encode(record)) == record
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"[]", b'{"kind": "x"}', b'{"kind": "decision"}', b'{"kind": "plan"}', b"\xff"]
+)
+def test_what_is_no_document_is_told(body: bytes) -> None:
+    with pytest.raises(ValueError, match="not a document"):
+        CODEC.decode(b"\0\0" + body)
+
+
+def test_a_document_of_a_later_version_is_read_as_far_as_it_goes() -> None:
+    data = CODEC.encode(kept_decision(3))
+    later = data.replace(b'{"kind":', b'{"weather":"rain","kind":')
+    assert later != data
+    assert CODEC.decode(later) == kept_decision(3)
+
+
 def test_a_code_comes_back_as_an_integer() -> None:
     reading = BessReading(device_id=BESS, time=START, available_inverter_blocks=3)
     back = CODEC.decode(CODEC.encode(reading))
@@ -63,7 +84,7 @@ def test_a_code_comes_back_as_an_integer() -> None:
 def test_readings_written_before_a_metric_moved_are_still_read_right() -> None:
     older = Layout("meter", ("energy_imported_active", "frequency", "power_total_active"))
     by_version = {1: older, **dict(enumerate(current_layouts(), start=2))}
-    codec = ReadingCodec(by_version)
+    codec = RecordCodec(by_version)
     reading = meter_reading(5)
     written = older_bytes(reading, number=1)
     assert codec.decode(written) == reading

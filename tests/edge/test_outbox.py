@@ -12,9 +12,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.edge.fakes import FixedClock, SmallDisk, bess_reading, meter_reading
+from tests.edge.fakes import FixedClock, SmallDisk, bess_reading, kept_decision, meter_reading
 
+from flux.control.ledger import PlanText
 from flux.edge.alarms import Alarms
+from flux.edge.encoding import Recorded
 from flux.edge.outbox import Outbox
 from flux.edge.outbox_file import OutboxError, OutboxFile
 from flux.model import Reading
@@ -51,7 +53,7 @@ class started:  # noqa: N801 - reads as a statement
 
 
 async def numbers(outbox: Outbox, limit: int = 1000) -> list[Reading]:
-    return [reading for _, reading in await outbox.peek(limit)]
+    return [record for _, record in await outbox.peek(limit) if isinstance(record, Reading)]
 
 
 async def test_what_is_appended_is_handed_out_in_order(outbox: Outbox) -> None:
@@ -212,6 +214,7 @@ WRITER = """
 import asyncio, sys
 from pathlib import Path
 from flux.edge.alarms import Alarms
+from flux.edge.encoding import Recorded
 from flux.edge.outbox import Outbox
 from flux.edge.outbox_file import OutboxFile
 from flux.edge.ticks import system_clock
@@ -268,3 +271,21 @@ async def test_a_killed_process_loses_nothing_that_it_was_promised(path: Path, a
 async def test_thirty_kills_lose_nothing(path: Path, alarms: Alarms) -> None:
     chance = random.Random(7)
     await check_kills(path, alarms, [chance.uniform(0, 0.3) for _ in range(30)])
+
+
+async def test_decisions_keep_their_place_among_readings(tmp_path: Path) -> None:
+    records: list[Recorded] = [
+        meter_reading(1),
+        kept_decision(1),
+        PlanText("h", "{}"),
+        meter_reading(2),
+        kept_decision(2, plan="calm"),
+    ]
+    outbox = Outbox(OutboxFile(tmp_path / "outbox.sqlite", FixedClock()), Alarms(FixedClock()))
+    await outbox.start()
+    await outbox.append(records)
+    await outbox.stop()
+    again = Outbox(OutboxFile(tmp_path / "outbox.sqlite", FixedClock()), Alarms(FixedClock()))
+    await again.start()
+    assert [record for _, record in await again.peek(10)] == records
+    await again.stop()

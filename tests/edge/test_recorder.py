@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.edge.fakes import START, FixedClock, SmallDisk, meter_reading
+from tests.edge.fakes import START, FixedClock, SmallDisk, kept_decision, meter_reading
 
 from flux.edge.alarms import Alarms
 from flux.edge.outbox import Outbox
 from flux.edge.outbox_file import OutboxFile
 from flux.edge.recorder import Recorder
+from flux.model import Reading
 
 FULL, ROOMY = 12, 100_000
 """Pages: an outbox with no space for more than a handful of readings, and one without such worries."""
@@ -37,7 +38,11 @@ class Setup:
         """The number of each reading that would be sent, in order."""
         found: list[int] = []
         while (batch := await self.recorder.peek(1000)).readings:
-            found += [round((reading.time - START).total_seconds()) for reading in batch.readings]
+            found += [
+                round((reading.time - START).total_seconds())
+                for reading in batch.readings
+                if isinstance(reading, Reading)
+            ]
             await self.recorder.acknowledge(batch)
         return found
 
@@ -149,3 +154,21 @@ async def test_waiting_ends_when_something_can_be_sent(setup: Setup) -> None:
     assert not waiting.done()
     await setup.put(range(1))
     await waiting
+
+
+async def test_decisions_never_cost_a_reading_its_place(tmp_path: Path) -> None:
+    alarms = Alarms(FixedClock())
+    disk = SmallDisk(pages=8)
+    outbox = Outbox(OutboxFile(tmp_path / "outbox.sqlite", FixedClock(), disk), alarms)
+    await outbox.start()
+    disk.break_writes()
+    recorder = Recorder(outbox, alarms, memory_limit=10)
+    recorder.record([kept_decision(n) for n in range(8)])
+    assert not await recorder.flush()
+    assert recorder.in_memory == 5
+    recorder.record([meter_reading(n) for n in range(5)])
+    assert (recorder.recorded, recorder.lost) == (5, 0)
+    assert [alarm.text for alarm in alarms.active if alarm.key == "decisions_lost"] == [
+        "3 decisions lost: the disk refuses, memory is kept for readings"
+    ]
+    await outbox.stop()

@@ -7,8 +7,10 @@ from uuid import UUID
 
 import pytest
 from psycopg import AsyncConnection
-from tests.edge.fakes import START
+from tests.edge.fakes import START, kept_decision
 
+from flux.control.ledger import PlanText
+from flux.edge.encoding import Recorded
 from flux.edge.link import PushResult
 from flux.edge.sql_link import SqlLink
 from flux.edge.ticks import system_clock
@@ -116,3 +118,32 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
     assert "secret" not in str(caught.value)
     with pytest.raises(UnavailableError):
         await link.wait_for_registry_change(1)
+
+
+async def test_decisions_go_with_the_readings(link: SqlLink, db: AsyncConnection[Any], meter: Device) -> None:
+    bess = DeviceId((await add_battery(db)).id)
+    plan = PlanText("5da279fb240a1993", '{"bess": ["WLCE-BESS-01"]}')
+    batch: list[Recorded] = [
+        plan,
+        reading(meter),
+        kept_decision(1, bess),
+        reading(meter, second=1),
+        kept_decision(1, bess, "calm"),
+    ]
+    assert await link.push(batch) == PushResult(stored=5)
+    assert await link.push(batch) == PushResult(duplicates=5)
+    rows = await (
+        await db.execute("SELECT plan, target_power_kw, faults FROM flux.control_decisions ORDER BY plan")
+    ).fetchall()
+    assert rows == [(name, 40 + 1 / 7, ["WLCE-BESS-01 does not follow"]) for name in ("", "calm")]
+
+
+async def test_a_decision_of_nobody_holds_up_nothing(link: SqlLink, db: AsyncConnection[Any], meter: Device) -> None:
+    bess = DeviceId((await add_battery(db)).id)
+    batch: list[Recorded] = [kept_decision(1, DeviceId(UUID(int=9))), reading(meter), kept_decision(2, bess)]
+    assert await link.push(batch) == PushResult(stored=2, rejected=1)
+
+
+async def add_battery(db: AsyncConnection[Any]) -> Device:
+    new = NewDevice(name="WLCE-BESS-01", type=DeviceType.BESS, site="WLCE", metadata={"host": "127.0.0.1"})
+    return await add_device(db, new, actor="test")

@@ -88,9 +88,10 @@ async def test_a_decision_of_nobody_is_refused_and_holds_up_nothing(db: Conn, be
 async def test_a_text_that_no_database_takes_is_refused_alone(db: Conn, bess: DeviceId) -> None:
     bad = dataclasses.replace(kept(bess, NOON + MINUTE), reason="dispatched to \0")
     worse = dataclasses.replace(kept(bess, NOON + 2 * MINUTE), inputs={"schedule": "\0"})
+    third = dataclasses.replace(kept(bess, NOON + 2.5 * MINUTE), reason="dispatched to \ud800")
     plan = PlanText("h", '{"timezone": "\\u0000"}')
-    batch = [kept(bess), bad, worse, kept(bess, NOON + 3 * MINUTE)]
-    assert await store_decisions(db, batch, [plan, TEXT]) == IngestResult(3, 0, 3)
+    batch = [kept(bess), bad, worse, third, kept(bess, NOON + 3 * MINUTE)]
+    assert await store_decisions(db, batch, [plan, TEXT]) == IngestResult(3, 0, 4)
     reasons = await fetch(db, "SELECT DISTINCT reason FROM flux.rejected_decisions")
     assert reasons == [("impossible_value",)]
     assert await fetch(db, "SELECT time FROM flux.control_decisions ORDER BY 1") == [(NOON,), (NOON + 3 * MINUTE,)]

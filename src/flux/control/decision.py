@@ -1,6 +1,6 @@
 """What a cycle decided, and every proposal that it was decided from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -56,3 +56,10 @@ class Decision:
     memory: Memory
     events: tuple[str, ...] = ()
     site_at_rest_kw: float | None = None
+
+
+def withhold(decision: Decision, why: str) -> Decision:
+    """``decision`` where nothing may be sent at all: without a target, and the reason says why."""
+    return replace(
+        decision, target_power_kw=None, command_source=None, effective=None, reason=f"nothing is sent: {why}"
+    )

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from flux.control.decide import decide
-from flux.control.decision import Decision
+from flux.control.decision import Decision, withhold
 from flux.control.plan import ControllerPlan, plan_hash
 from flux.control.state import CycleState
 from flux.control.state_json import decode_state, encode_state, writable
@@ -26,7 +26,7 @@ class KeptDecision:
     ``device_id`` is the plan's first battery; the decision is about all of them together. Powers in kW, + discharge.
     ``stale``: nothing was decided because a reading was missing or too old. ``events`` are the decision's own;
     ``faults`` what went wrong at the batteries in that cycle (a command not acknowledged). ``inputs``:
-    :func:`~flux.control.state_json.encode_state`.
+    :func:`~flux.control.state_json.encode_state`, with ``withheld`` where the edge may not command at all: the reason.
     """
 
     device_id: DeviceId
@@ -71,8 +71,9 @@ def keep(
     hash_of_plan: str,
     plan: str = LIVE,
     faults: tuple[str, ...] = (),
+    withheld: str | None = None,
 ) -> KeptDecision:
-    """``decision`` and the ``state`` that it was made from, for the ledger."""
+    """``decision`` and the ``state`` that it was made from, for the ledger; ``withheld``: why it was not sent."""
     source = decision.command_source
     return KeptDecision(
         device_id=device_id,
@@ -88,7 +89,7 @@ def keep(
         stale=is_stale(decision, state),
         events=decision.events,
         faults=faults,
-        inputs=encode_state(state),
+        inputs=encode_state(state) | ({} if withheld is None else {"withheld": withheld}),
     )
 
 
@@ -111,7 +112,8 @@ def is_news(before: KeptDecision, decision: Decision, stale: bool, faults: tuple
 
 def replay_kept(plan: ControllerPlan, inputs: Mapping[str, Any]) -> Decision:
     """Decide once more on kept inputs; ValueError for inputs that this version can't read."""
-    return decide(plan, decode_state(dict(inputs)))
+    decision = decide(plan, decode_state(dict(inputs)))
+    return withhold(decision, inputs["withheld"]) if "withheld" in inputs else decision
 
 
 def differences(kept: Mapping[str, Any], again: Decision) -> list[str]:

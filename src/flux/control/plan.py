@@ -139,12 +139,15 @@ def load_plan(path: Path, *, allow_overlaps: bool = False) -> ControllerPlan:
     return parse_plan(load_yaml(path), allow_overlaps=allow_overlaps)
 
 
-def parse_plan(doc: YamlDocument, *, allow_overlaps: bool = False) -> ControllerPlan:
+def parse_plan(
+    doc: YamlDocument, *, allow_overlaps: bool = False, section: tuple[str, ...] | None = None
+) -> ControllerPlan:
     """Check a plan whole and make it ready; all problems come in one :class:`InputError`, a line each.
 
-    ``allow_overlaps`` lets periods of one list overlap (the first that holds counts): for what-if, not for a site.
+    ``section``: where in the file the plan is; None: :func:`section_of`. ``allow_overlaps`` lets periods of one list
+    overlap (the first that holds counts): for what-if, not for a site.
     """
-    at = section_of(doc)
+    at = section_of(doc) if section is None else section
     fields = doc.parse(PlanFields, at)
     problems = [*fields.problems(), *(() if allow_overlaps else fields.overlaps())]
     if problems:

@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from flux.config import YamlDocument, load_yaml
-from flux.control.plan import ControllerPlan, parse_plan
+from flux.control.plan import ControllerPlan, load_plan, parse_plan
 from flux.model import Duration, SiteCode
 
 DEFAULT_DATABASE_URL_ENV = "FLUX_DATABASE_URL"
+_SHADOWS = "shadow_plans"
 DEFAULT_POLLING_INTERVAL = timedelta(seconds=60)
 
 
@@ -25,6 +26,15 @@ def _a_sane_interval(value: timedelta) -> timedelta:
 
 
 Interval = Annotated[Duration, AfterValidator(_a_sane_interval)]
+
+
+def _not_live(name: str) -> str:
+    if name == "live":
+        raise ValueError("the plan of the controller section is called so")
+    return name
+
+
+ShadowName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$"), AfterValidator(_not_live)]
 
 
 class _Section(BaseModel):
@@ -70,6 +80,9 @@ class SiteConfig(_Section):
     """What is recorded, and how it is kept until the platform has it."""
     controller: ControllerPlan | None = None
     """The plan for the batteries, see `docs/control.md`; without one the edge records and controls nothing."""
+    shadow_plans: dict[ShadowName, ControllerPlan] = {}
+    """Plans that decide on the same states and command nothing, by name; their decisions are in the ledger under it.
+    Each is a file, relative to this one, or stands here as the ``controller`` section would."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +108,32 @@ def load_site_file(path: Path) -> SiteFile:
     """Read and check a site file whole; InputError names file, line, key and value of what is wrong."""
     document = load_yaml(path)
     plan = parse_plan(document) if _has_plan(document) else None
+    shadows = _shadow_plans(document, plan, path)
     config = document.parse(SiteConfig)
-    return SiteFile(config.model_copy(update={"controller": plan}), document, path)
+    return SiteFile(config.model_copy(update={"controller": plan, "shadow_plans": shadows}), document, path)
+
+
+def _shadow_plans(document: YamlDocument, live: ControllerPlan | None, path: Path) -> dict[str, ControllerPlan]:
+    """Each checked like any plan, and for the same devices; one that is a file takes its place in ``document``."""
+    section = document.data.get(_SHADOWS) if isinstance(document.data, dict) else None
+    if not isinstance(section, dict):
+        return {}
+    if live is None:
+        raise document.error([_SHADOWS], "there is no controller section whose states they could decide on")
+    plans: dict[str, ControllerPlan] = {}
+    for name, given in section.items():
+        at = (_SHADOWS, name)
+        if isinstance(given, str):
+            plans[name] = load_plan(path.parent / given)
+            section[name] = plans[name].model_dump(mode="json", by_alias=True)
+        elif isinstance(given, dict):
+            plans[name] = parse_plan(document, section=at)
+        else:
+            raise document.error(at, f"{given!r}: a file with a plan, or the plan itself")
+        for key in ("site_meter", "bess", "bess_meter"):
+            if getattr(plans[name], key) != getattr(live, key):
+                raise document.error([*at, key], "must be as in the controller section: it decides on the same states")
+    return plans
 
 
 def _has_plan(document: YamlDocument) -> bool:
@@ -106,4 +143,7 @@ def _has_plan(document: YamlDocument) -> bool:
 def site_schema() -> dict[str, Any]:
     """The JSON Schema of ``site.yaml``, for editors."""
     schema = SiteConfig.model_json_schema(by_alias=True)
+    shadows = schema["properties"][_SHADOWS]["patternProperties"]
+    for pattern, plan in shadows.items():
+        shadows[pattern] = {"anyOf": [{"type": "string", "description": "a file with the plan"}, plan]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Flux site file"}

@@ -1,23 +1,31 @@
-"""Readings as bytes: compact, exact, and readable by a later version with other metrics.
+"""Readings as bytes: compact, exact, and readable by a later version with other metrics. Documents as JSON.
 
 A reading is a header (layout number, device, time in µs, which metrics are present) and one double per present metric.
 A *layout* names the class and its metrics in order; it is kept beside the bytes, so that readings written before a
 metric was added or moved are still read right. A 25-metric meter reading takes 242 bytes.
+
+What the controller decided, and its plan, are *documents*: layout number 0, then JSON.
 """
 
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
+from flux.control.ledger import KeptDecision, PlanText
 from flux.model import BessReading, DeviceId, MeterReading, MetricKind, Reading, metrics_of
 
 _HEADER = struct.Struct("<H16sqQ")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _CLASSES: Mapping[str, type[Reading]] = {"bess": BessReading, "meter": MeterReading}
+_DOCUMENT = struct.pack("<H", 0)  # SQLite numbers layouts from 1
+
+Recorded = Reading | KeptDecision | PlanText
+"""What the edge keeps until the platform has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +49,8 @@ def current_layouts() -> tuple[Layout, ...]:
     return tuple(Layout(kind, tuple(m.name for m in metrics_of(cls))) for kind, cls in _CLASSES.items())
 
 
-class ReadingCodec:
-    """Turns readings into bytes and back; ``layouts`` maps each number in use to its layout."""
+class RecordCodec:
+    """Turns what is recorded into bytes and back; ``layouts`` maps each number in use to its layout."""
 
     def __init__(self, layouts: Mapping[int, Layout]) -> None:
         numbers = {layout: number for number, layout in layouts.items()}
@@ -53,7 +61,12 @@ class ReadingCodec:
         }
         self._read = {number: _Reader(layout) for number, layout in layouts.items()}
 
-    def encode(self, reading: Reading) -> bytes:
+    def encode(self, record: Recorded) -> bytes:
+        if isinstance(record, KeptDecision | PlanText):
+            return _DOCUMENT + json.dumps(_document(record), separators=(",", ":"), allow_nan=False).encode()
+        return self._encode_reading(record)
+
+    def _encode_reading(self, reading: Reading) -> bytes:
         number, metrics = self._write[type(reading)]
         values = []
         present = 0
@@ -65,8 +78,10 @@ class ReadingCodec:
         micros = (reading.time - _EPOCH) // _MICROSECOND
         return _HEADER.pack(number, reading.device_id.bytes, micros, present) + struct.pack(f"<{len(values)}d", *values)
 
-    def decode(self, data: bytes) -> Reading:
-        """The reading that was encoded; ValueError when ``data`` is not one."""
+    def decode(self, data: bytes) -> Recorded:
+        """What was encoded; ValueError when ``data`` is nothing of the kind."""
+        if data.startswith(_DOCUMENT):
+            return _record(data[len(_DOCUMENT) :])
         try:
             number, device, micros, present = _HEADER.unpack_from(data)
             values = struct.unpack_from(f"<{present.bit_count()}d", data, _HEADER.size)
@@ -74,6 +89,28 @@ class ReadingCodec:
         except (struct.error, KeyError) as error:
             raise ValueError(f"not a reading: {error}") from error
         return reader.reading(DeviceId(UUID(bytes=device)), _EPOCH + micros * _MICROSECOND, present, values)
+
+
+def _document(record: KeptDecision | PlanText) -> dict[str, Any]:
+    body = {field.name: getattr(record, field.name) for field in fields(record)}
+    if isinstance(record, PlanText):
+        return {"kind": "plan", **body}
+    return {"kind": "decision", **body, "device_id": str(record.device_id), "time": record.time.isoformat()}
+
+
+def _record(data: bytes) -> KeptDecision | PlanText:
+    """ValueError for what is no document; a field that this version does not have is left out."""
+    try:
+        body = json.loads(data)
+        kind: type[KeptDecision | PlanText] = {"plan": PlanText, "decision": KeptDecision}[body["kind"]]
+        values = {field.name: body[field.name] for field in fields(kind) if field.name in body}
+        if kind is KeptDecision:
+            values |= {name: tuple(values[name]) for name in ("active", "limits", "events", "faults")}
+            values["device_id"] = DeviceId(UUID(values["device_id"]))
+            values["time"] = datetime.fromisoformat(values["time"])
+        return kind(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"not a document of the outbox: {error!r}") from error
 
 
 class _Reader:

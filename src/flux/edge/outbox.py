@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import structlog
 
 from flux.edge.alarms import Alarms
+from flux.edge.encoding import Recorded
 from flux.edge.outbox_file import Entry, OutboxCorruptError, OutboxError, OutboxFile
-from flux.model import Reading
 
 _logger = structlog.get_logger(__name__)
 ResultT = TypeVar("ResultT")
@@ -26,7 +26,7 @@ class _Job:
     """Something to do for a waiting coroutine: an append, or a call in the thread."""
 
     future: "asyncio.Future[Any]"
-    readings: Sequence[Reading] = ()
+    readings: Sequence[Recorded] = ()
     call: Callable[[], Any] | None = None
 
 
@@ -97,7 +97,7 @@ class _Worker:
         self.file.number_from(max(self.acknowledged, self.handed_out))
         self.count += self.file.write(saved, 0)
 
-    def write(self, readings: Sequence[Reading]) -> None:
+    def write(self, readings: Sequence[Recorded]) -> None:
         self.count += self.file.write(readings, self.acknowledged)
 
     def read(self, limit: int) -> list[Entry]:
@@ -155,7 +155,7 @@ class Outbox:
         worker.jobs.put(None)
         await asyncio.get_running_loop().run_in_executor(None, thread.join)
 
-    async def append(self, readings: Sequence[Reading]) -> None:
+    async def append(self, readings: Sequence[Recorded]) -> None:
         """Returns when ``readings`` are on the disk; OutboxError when they are not."""
         worker = self._running
         job = _Job(worker.loop.create_future(), readings=readings)

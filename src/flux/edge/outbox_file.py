@@ -10,9 +10,9 @@ from pathlib import Path
 
 import structlog
 
-from flux.edge.encoding import Layout, ReadingCodec, current_layouts
+from flux.edge.encoding import Layout, RecordCodec, Recorded, current_layouts
 from flux.edge.ticks import Clock
-from flux.model import Reading, UnavailableError
+from flux.model import UnavailableError
 
 _logger = structlog.get_logger(__name__)
 
@@ -27,8 +27,8 @@ CREATE TABLE IF NOT EXISTS readings (seq INTEGER PRIMARY KEY AUTOINCREMENT, body
 Connect = Callable[[Path], sqlite3.Connection]
 """Opens a file in autocommit mode, for use in whichever thread calls."""
 
-Entry = tuple[int, Reading]
-"""A reading and its place in the order."""
+Entry = tuple[int, Recorded]
+"""A record and its place in the order."""
 
 
 class OutboxError(UnavailableError):
@@ -40,14 +40,14 @@ class OutboxCorruptError(OutboxError):
 
 
 class OutboxFile:
-    """Readings in the order in which they were appended, until deleted."""
+    """Readings and documents in the order in which they were appended, until deleted."""
 
     def __init__(self, path: Path, clock: Clock, connect: Connect | None = None) -> None:
         self.path = path
         self._clock = clock
         self._connect = connect or _connect
         self._db: sqlite3.Connection | None = None
-        self._codec = ReadingCodec({})
+        self._codec = RecordCodec({})
 
     def open(self) -> int:
         """Open or create the file and return how many readings wait in it.
@@ -83,7 +83,7 @@ class OutboxFile:
             bodies = [(layout.to_json(),) for layout in current_layouts()]
             db.executemany("INSERT INTO layouts (body) VALUES (?) ON CONFLICT DO NOTHING", bodies)
         rows = db.execute("SELECT id, body FROM layouts").fetchall()
-        self._codec = ReadingCodec({number: Layout.from_json(body) for number, body in rows})
+        self._codec = RecordCodec({number: Layout.from_json(body) for number, body in rows})
         return int(db.execute("SELECT count(*) FROM readings").fetchone()[0])
 
     def number_from(self, last: int) -> None:
@@ -91,7 +91,7 @@ class OutboxFile:
         with _told_as_outbox_error(self.path):
             self._open_db().execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('readings', ?)", (last,))
 
-    def write(self, readings: Sequence[Reading], delete_upto: int) -> int:
+    def write(self, readings: Sequence[Recorded], delete_upto: int) -> int:
         """Append ``readings`` and delete every entry up to ``delete_upto``, in one transaction; returns the change
         in the number of entries. When this returns, it is on the disk."""
         with _told_as_outbox_error(self.path):
@@ -115,7 +115,7 @@ class OutboxFile:
             except ValueError as error:
                 raise OutboxCorruptError(f"{self.path}: {error}") from error
 
-    def set_aside(self) -> tuple[Path, list[Reading]]:
+    def set_aside(self) -> tuple[Path, list[Recorded]]:
         """Rename the damaged file out of the way; returns its new path and the readings that could still be read."""
         saved = self._salvage()
         self.close()
@@ -127,14 +127,14 @@ class OutboxFile:
                     part.rename(aside.with_name(aside.name + suffix))
         return aside, saved
 
-    def _salvage(self) -> list[Reading]:
-        saved: list[Reading] = []
+    def _salvage(self) -> list[Recorded]:
+        saved: list[Recorded] = []
         try:
             with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as db:
                 layouts = {
                     number: Layout.from_json(body) for number, body in db.execute("SELECT id, body FROM layouts")
                 }
-                codec = ReadingCodec(layouts)
+                codec = RecordCodec(layouts)
                 for (body,) in db.execute("SELECT body FROM readings ORDER BY seq"):
                     saved.append(codec.decode(body))
         except (sqlite3.Error, ValueError, TypeError, KeyError) as error:

@@ -14,6 +14,7 @@ from itertools import islice
 import structlog
 
 from flux.edge.alarms import Alarms
+from flux.edge.encoding import Recorded
 from flux.edge.outbox import Outbox
 from flux.edge.outbox_file import Entry, OutboxError
 from flux.edge.ticks import Sleep
@@ -23,13 +24,15 @@ _logger = structlog.get_logger(__name__)
 
 _RETRY_S = 5.0
 _WRITTEN_AT_ONCE = 1_000
+_DOCUMENTS_SHARE = 2
+"""While the disk refuses, what the controller decided is kept only until memory is half full."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Readings to send, oldest first; ``upto`` and ``in_memory`` say what an acknowledgement of it is for."""
 
-    readings: Sequence[Reading] = ()
+    readings: Sequence[Recorded] = ()
     upto: int = 0
     in_memory: bool = False
 
@@ -41,10 +44,14 @@ class _Memory:
     limit: int
     entries: deque[Entry] = field(default_factory=deque)
     numbered: int = 0
+    documents_dropped: int = 0
 
-    def add(self, readings: Sequence[Reading]) -> int:
-        """Keep ``readings``; returns how many had to be dropped."""
+    def add(self, readings: Sequence[Recorded]) -> int:
+        """Keep ``readings``; returns how many had to be dropped. Documents are not taken at a reading's cost."""
         for reading in readings:
+            if not isinstance(reading, Reading) and len(self.entries) >= self.limit // _DOCUMENTS_SHARE:
+                self.documents_dropped += 1
+                continue
             self.numbered += 1
             self.entries.append((self.numbered, reading))
         dropped = max(0, len(self.entries) - self.limit)
@@ -88,13 +95,16 @@ class Recorder:
         """Readings that would be lost if the process were killed now."""
         return len(self._memory.entries)
 
-    def record(self, readings: Sequence[Reading]) -> None:
+    def record(self, readings: Sequence[Recorded]) -> None:
         """Take ``readings``; returns at once."""
-        self.recorded += len(readings)
+        self.recorded += sum(isinstance(one, Reading) for one in readings)
         dropped = self._memory.add(readings)
         if dropped:
             self.lost += dropped
             self._alarms.set("readings_lost", f"{self.lost} readings lost: disk and memory are full")
+        if self._memory.documents_dropped:
+            text = f"{self._memory.documents_dropped} decisions lost: the disk refuses, memory is kept for readings"
+            self._alarms.set("decisions_lost", text)
         self._to_write.set()
         if self._disk_refuses:
             self._to_send.set()

@@ -25,7 +25,7 @@ from flux.store.ingest import FUTURE_TOLERANCE, OLDEST, IngestResult, Reason, en
 _logger = structlog.get_logger(__name__)
 
 TABLE = "control_decisions"
-_REFUSED = (psycopg.DataError, psycopg.IntegrityError)
+_REFUSED = (psycopg.DataError, psycopg.IntegrityError, UnicodeEncodeError)
 
 _INSERT = """
     INSERT INTO flux.control_decisions (time, device_id, plan, target_power_kw, command_source, active, effective,
@@ -156,7 +156,7 @@ def _values(d: KeptDecision) -> tuple[Any, ...]:
     return (*head, d.stale, events, faults, d.plan_hash, Jsonb(dict(d.inputs)))
 
 
-def _one_line(error: psycopg.Error) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 

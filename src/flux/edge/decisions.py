@@ -1,0 +1,137 @@
+"""What the controller decided goes to the ledger, and shadow plans decide on the same states, without a battery.
+
+All of this comes after the battery was told: nothing that goes wrong here can keep a command back.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from typing import Protocol
+
+import structlog
+
+from flux.control.decide import decide
+from flux.control.decision import Decision
+from flux.control.ledger import LIVE, KeptDecision, is_news, is_stale, keep, plan_text
+from flux.control.plan import ControllerPlan
+from flux.control.state import CycleState, Memory
+from flux.edge.alarms import Alarms
+from flux.edge.encoding import Recorded
+from flux.model import DeviceId
+
+_logger = structlog.get_logger(__name__)
+
+Record = Callable[[Sequence[Recorded]], None]
+
+_FAULTS = ("command", "read_back", "restarted", "not_following", "other_master")
+"""The alarms of a battery, ``<kind>:<name>``, that are faults in the ledger."""
+
+
+class Observer(Protocol):
+    """Told of each cycle: what was decided, from what, and why it was not sent (None: it was)."""
+
+    def __call__(self, state: CycleState, decision: Decision, withheld: str | None) -> None: ...
+
+
+def observe_nothing(state: CycleState, decision: Decision, withheld: str | None) -> None:
+    """For a controller that nobody looks at."""
+
+
+def faults_of(alarms: Alarms, batteries: Sequence[str]) -> tuple[str, ...]:
+    """What is wrong at these batteries now."""
+    keys = {f"{kind}:{name}" for kind in _FAULTS for name in batteries}
+    return tuple(alarm.text for alarm in alarms.active if alarm.key in keys)
+
+
+class PlanLedger:
+    """The ledger of one plan: keeps a decision that is news, and once a day the plan's own text."""
+
+    def __init__(self, name: str, plan: ControllerPlan, device_id: DeviceId, record: Record) -> None:
+        self._name = name
+        self._device_id = device_id
+        self._record = record
+        self._text = plan_text(plan)
+        self._told: date | None = None
+        self._last: KeptDecision | None = None
+
+    def note(self, state: CycleState, decision: Decision, faults: tuple[str, ...], withheld: str | None) -> None:
+        """Keep ``decision`` if it is news."""
+        if self._last is not None and not is_news(self._last, decision, is_stale(decision, state), faults):
+            return
+        kept = keep(
+            decision,
+            state,
+            device_id=self._device_id,
+            hash_of_plan=self._text.hash,
+            plan=self._name,
+            faults=faults,
+            withheld=withheld,
+        )
+        if self._told != decision.time.date():  # again each day: a database may be restored from a day before
+            self._record([self._text])
+            self._told = decision.time.date()
+        self._record([kept])
+        self._last = kept
+
+
+class ShadowPlan:
+    """A plan that decides on the states of the live one and commands nothing; it has a memory of its own."""
+
+    def __init__(self, name: str, plan: ControllerPlan, live: ControllerPlan, ledger: PlanLedger) -> None:
+        self.name = name
+        self._plan = plan
+        self._step = live.interval
+        self._ledger = ledger
+        self._memory = Memory()
+
+    def decide(self, state: CycleState) -> None:
+        """Decide on ``state`` and keep that."""
+        mine = replace(state, memory=self._memory, step=state.step or self._step)
+        decision = decide(self._plan, mine)
+        self._memory = decision.memory
+        self._ledger.note(mine, decision, (), None)
+
+
+class Decisions:
+    """The live plan's ledger and all shadow plans of a site; ``observe`` is told of each cycle.
+
+    ``device_id``: the plan's first battery. Whatever raises in here is an alarm and a line in the log, and no more.
+    """
+
+    def __init__(
+        self,
+        plan: ControllerPlan,
+        shadows: Mapping[str, ControllerPlan],
+        device_id: DeviceId,
+        record: Record,
+        alarms: Alarms,
+    ) -> None:
+        self._alarms = alarms
+        self._batteries = plan.bess
+        self._made_for = (plan, dict(shadows), device_id)
+        self._live = PlanLedger(LIVE, plan, device_id, record)
+        self._shadows = [
+            ShadowPlan(name, shadow, plan, PlanLedger(name, shadow, device_id, record))
+            for name, shadow in shadows.items()
+        ]
+
+    def fits(self, plan: ControllerPlan, shadows: Mapping[str, ControllerPlan], device_id: DeviceId) -> bool:
+        """Whether this may go on: the same plans for the same battery."""
+        return self._made_for == (plan, dict(shadows), device_id)
+
+    def observe(self, state: CycleState, decision: Decision, withheld: str | None) -> None:
+        """Keep what was decided live, then let each shadow plan decide."""
+        faults = faults_of(self._alarms, self._batteries)
+        self._guarded("ledger", lambda: self._live.note(state, decision, faults, withheld))
+        for shadow in self._shadows:
+            self._guarded(f"shadow_plan:{shadow.name}", lambda shadow=shadow: shadow.decide(state))  # type: ignore[misc]
+
+    def _guarded(self, key: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            if key not in {alarm.key for alarm in self._alarms.active}:
+                _logger.exception("not decided or not kept", what=key)
+            self._alarms.set(key, f"{key}: {type(error).__name__}: {error}")
+        else:
+            self._alarms.clear(key)
