@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 
 import structlog
 
+from flux.control.damping import Damping, damped
 from flux.control.decide import decide
 from flux.control.decision import Decision, withhold
 from flux.control.plan import ControllerPlan
 from flux.control.state import AcknowledgedCommand, CycleState, Measurement, Memory, Stop
-from flux.edge.controlled import BatteryState, ControlledBattery, MeteredDevice
+from flux.edge.controlled import BatteryState, ControlledBattery, MeteredDevice, Tell
 from flux.edge.decisions import Observer, observe_nothing
 from flux.edge.newest import NewestPolls
 from flux.edge.sharing import Sharing, send_all
@@ -46,6 +47,7 @@ class SiteController:
         clock: Clock,
         halt: Callable[[], str | None] = lambda: None,
         withheld: Callable[[], str | None] = lambda: None,
+        tell: Tell = lambda _key, _text: None,
         observe: Observer = observe_nothing,
         quiet: bool = False,
     ) -> None:
@@ -56,6 +58,7 @@ class SiteController:
         self._clock = clock
         self._halt = halt
         self._withheld = withheld
+        self._tell = tell
         self._observe = observe
         self._sharing = Sharing(plan, [battery.capacity_kwh for battery in batteries])
         self._one_at_a_time = asyncio.Lock()
@@ -63,6 +66,7 @@ class SiteController:
         self._memory = Memory()
         self._stop: Stop | None = None
         self._within_s = min(plan.interval.total_seconds(), _LONGEST_COMMAND_S)
+        self.damping = Damping()
         self.last: Decision | None = None
         self.cycles = 0
         self.failed_commands = 0
@@ -85,7 +89,7 @@ class SiteController:
     def take_over(self, other: "SiteController") -> None:
         """Go on where ``other`` stops: what was begun, and what each battery acknowledged."""
         self._memory = _carried(other._memory, other.plan, self.plan)
-        self.last, self._stop = other.last, other._stop
+        self.last, self._stop, self.damping = other.last, other._stop, other.damping
         self.cycles, self.failed_commands = other.cycles, other.failed_commands
         before = {battery.driver.device.id: battery for battery in other.batteries}
         for battery in self.batteries:
@@ -126,13 +130,28 @@ class SiteController:
         self.cycles += 1
         try:
             if decision.target_power_kw is not None:
-                powers_kw = self._sharing.split(states, decision.target_power_kw)
+                powers_kw = self._sharing.split(states, self._damped(frozen, decision, now))
                 needed = self._needed_at(now)
                 if not await send_all(self.batteries, powers_kw, decision.command_source, self._within_s, needed):
                     self.failed_commands += 1
         finally:
             self._observe(frozen, decision, withheld)
         return decision
+
+    def _damped(self, state: CycleState, decision: Decision, now: datetime) -> float:
+        """What is sent of the target: the whole of it unless the loop hunts."""
+        last_kw = sum(battery.commanded_kw(now) for battery in self._own)
+        before = self.damping
+        power_kw, self.damping = damped(self.plan, state, decision, last_kw, before)
+        if (before.gain < 1) is not (self.damping.gain < 1):
+            self._tell(
+                "hunting",
+                f"the site's power keeps flipping round 0 kW (a meter that lags?); {self.damping.gain:.0%} of each step"
+                " is taken while it does"
+                if self.damping.gain < 1
+                else None,
+            )
+        return power_kw
 
     @property
     def withheld(self) -> str | None:

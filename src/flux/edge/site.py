@@ -397,6 +397,7 @@ def build_controller(
         clock=clock,
         halt=halt,
         withheld=withheld,
+        tell=tell,
         observe=observe,
         quiet=quiet,
     )
