@@ -19,12 +19,14 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from flux.control.ledger import LIVE, KeptDecision, PlanText
+from flux.errors import NotFoundError
 from flux.model import Device
 from flux.store.ingest import FUTURE_TOLERANCE, OLDEST, IngestResult, Reason, ensure_partitions
 
 _logger = structlog.get_logger(__name__)
 
 TABLE = "control_decisions"
+_LONG = timedelta(days=90)
 _REFUSED = (psycopg.DataError, psycopg.IntegrityError, UnicodeEncodeError)
 
 _INSERT = """
@@ -200,7 +202,7 @@ async def decisions_of_site(
 
 
 async def decision_at(
-    conn: AsyncConnection[Any], device: Device, at: datetime, *, plan: str = LIVE, within: timedelta
+    conn: AsyncConnection[Any], device: Device, at: datetime, *, plan: str = LIVE, within: timedelta = _LONG
 ) -> Row | None:
     """The decision that held at ``at``: the last one not after it, and not older than ``within``.
 
@@ -234,6 +236,14 @@ async def newest_plan_zone(conn: AsyncConnection[Any], device: Device) -> str | 
     """
     rows = await _fetch(conn, query, {"device_id": device.id, "name": device.name})
     return rows[0]["zone"] if rows else None
+
+
+async def zone_of_site(conn: AsyncConnection[Any], site: str) -> str:
+    """The site's time zone; NotFoundError for a site that has no devices."""
+    rows = await _fetch(conn, "SELECT timezone FROM flux.sites WHERE site = %(site)s", {"site": site})
+    if not rows:
+        raise NotFoundError(f"no site {site}")
+    return str(rows[0]["timezone"])
 
 
 async def _fetch(conn: AsyncConnection[Any], query: LiteralString, parameters: Mapping[str, Any]) -> list[Row]:

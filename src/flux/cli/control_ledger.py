@@ -1,0 +1,239 @@
+"""``flux control log``, ``why``, ``compare`` and ``plan``: what was decided, and why."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flux.errors import InputError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from zoneinfo import ZoneInfo
+
+    from flux.control.summary import PlanSummary
+    from flux.store.decisions import LedgerSpan
+
+SiteCode = Annotated[str, typer.Option("--site", help="The site's code, like WLCE.")]
+Since = Annotated[str, typer.Option(help="From then on: 90s, 2h, 7d ago, or a time like 2026-01-15T12:00Z.")]
+Until = Annotated[str | None, typer.Option(help="Until then, not included; written like --since; default: now.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON, for programs; times are UTC.")]
+PlanName = Annotated[
+    str, typer.Option("--plan", help="`live`, the name of a shadow plan, or `all`.", show_default=True)
+]
+
+
+def log(
+    site: SiteCode,
+    since: Since = "2h",
+    until: Until = None,
+    plan: PlanName = "live",
+    last: Annotated[int | None, typer.Option(min=1, help="Only the newest so many.")] = None,
+    changes: Annotated[bool, typer.Option("--changes", help="Only changes of mode, limit, fault, plan.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what a site's controller decided, oldest first, in the site's local time; + discharge, − charge.
+
+    A decision is kept when its power, mode, limits or staleness change, and once a minute.
+
+    Example: `flux control log --site WLCE --since 6h --changes`
+    """
+    from flux.control.summary import changes as only_changes
+    from flux.store import decisions
+
+    span = _span(since, until, plan)
+
+    async def work(conn: Any) -> "tuple[str, list[dict[str, Any]]]":
+        zone = await decisions.zone_of_site(conn, site)
+        limit = 1_000_000 if last is None or changes else last
+        return zone, await decisions.decisions_of_site(conn, site, span, limit=limit)
+
+    zone, rows = _on_database(work)
+    shown = list(only_changes(rows)) if changes else rows
+    if last is not None:
+        shown = shown[-last:]
+    if as_json:
+        _print_json(shown)
+    else:
+        _print_log(shown, zone, show_plan=plan == "all")
+
+
+def why(
+    device: Annotated[str, typer.Argument(help="Name or id of a battery.")],
+    at: Annotated[
+        str | None,
+        typer.Option(help="17:05 (the last one, in the plan's local time), or 2026-01-15T17:05; default: now."),
+    ] = None,
+    plan: Annotated[str, typer.Option("--plan", help="`live`, or the name of a shadow plan.")] = "live",
+    as_json: AsJson = False,
+) -> None:
+    """Explain what a battery did at a time: what was known and how old, what each mode proposed, what came of it.
+
+    The proposals are found by deciding once more on the kept inputs, by the kept plan; it says so if that differs.
+
+    Example: `flux control why WLCE-BESS-01 --at 17:05`
+    """
+    from zoneinfo import ZoneInfo
+
+    from flux.control.explain import as_json as in_json
+    from flux.control.explain import explain, held_at, in_lines
+    from flux.errors import NotFoundError
+    from flux.registry import get_device
+    from flux.store import decisions
+
+    async def work(conn: Any) -> "tuple[ZoneInfo, datetime, dict[str, Any] | None]":
+        battery = await get_device(conn, device)
+        name = await decisions.newest_plan_zone(conn, battery) or await decisions.zone_of_site(conn, battery.site)
+        zone = ZoneInfo(name)
+        instant = _instant_of(at, zone)
+        return zone, instant, await decisions.decision_at(conn, battery, instant, plan=_plan_name(plan))
+
+    zone, instant, row = _on_database(work)
+    local = f"{instant.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"
+    if row is None:
+        raise NotFoundError(f"nothing was decided for {device} ({plan} plan) at or before {local}")
+    if not held_at(row, instant):
+        then = f"{row['time'].astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"
+        raise NotFoundError(f"nothing was decided for {device} at {local}; the last decision before is of {then}")
+    found = explain(row)
+    if as_json:
+        _print_json([in_json(found)], alone=True)
+    else:
+        for line in in_lines(found, zone):
+            typer.echo(line)
+
+
+def compare(site: SiteCode, since: Since = "24h", until: Until = None, as_json: AsJson = False) -> None:
+    """Compare the plans of a site, live and shadow, over a span: energies, modes, time at limits.
+
+    A shadow plan decides on the states that the live one made, so its figures are not what would have come of it.
+
+    Example: `flux control compare --site WLCE --since 7d`
+    """
+    from flux.control.summary import summarise
+    from flux.store import decisions
+
+    span = _span(since, until, "all")
+    rows = _on_database(lambda conn: decisions.decisions_of_site(conn, site, span))
+    summaries = [_figures(summary) for summary in summarise(rows, span.until)]
+    if as_json:
+        _print_json(summaries)
+    elif not summaries:
+        typer.echo("no decisions in that span")
+    else:
+        from flux.cli.shared import print_table
+
+        print_table([{**row, "hours_by_mode": _words(row["hours_by_mode"], "h")} | _energies(row) for row in summaries])
+
+
+def plan(hash: Annotated[str, typer.Argument(help="The plan's hash, or the start of it, as in the log.")]) -> None:
+    """Print a plan that decisions were made by, as JSON; `flux control check` and `replay` take it as a file.
+
+    Example: `flux control plan 5da279fb > plan.yaml`
+    """
+    import json
+
+    from flux.errors import NotFoundError
+    from flux.store import decisions
+
+    row = _on_database(lambda conn: decisions.plan_body(conn, hash))
+    if row is None:
+        raise NotFoundError(f"no plan, or more than one, has a hash that begins with {hash}")
+    typer.echo(json.dumps(row["body"], indent=2))
+
+
+def _on_database(work: Any) -> Any:
+    from flux.cli.shared import run_on_database
+
+    return run_on_database(work)
+
+
+def _plan_name(text: str) -> str:
+    return "" if text == "live" else text
+
+
+def _span(since: str, until: str | None, plan: str) -> "LedgerSpan":
+    from datetime import UTC, datetime
+
+    from flux.cli.readings import _instant
+    from flux.store.decisions import LedgerSpan
+
+    now = datetime.now(UTC)
+    end = now if until is None else _instant(until, now, "--until")
+    return LedgerSpan(_instant(since, now, "--since"), end, None if plan == "all" else _plan_name(plan))
+
+
+def _instant_of(text: str | None, zone: "ZoneInfo") -> "datetime":
+    """``17:05`` → its last coming, today or yesterday; a time without an offset is local."""
+    from datetime import UTC, datetime, time, timedelta
+
+    from flux.control.periods import instant_of
+
+    now = datetime.now(UTC)
+    if text is None:
+        return now
+    wrong = InputError(f"--at {text!r}: write it like 17:05, 2026-01-15T17:05 or 2026-01-15T17:05Z")
+    try:
+        clock = time.fromisoformat(text) if "-" not in text else None
+        stamp = datetime.fromisoformat(text) if clock is None else None
+    except ValueError:
+        raise wrong from None
+    if stamp is not None and stamp.tzinfo is not None:
+        return stamp.astimezone(UTC)
+    if clock is not None and clock.tzinfo is not None:
+        raise wrong
+    wanted = clock if stamp is None else stamp.time()
+    assert wanted is not None  # noqa: S101 - one of the two was read
+    seconds = wanted.hour * 3600 + wanted.minute * 60 + wanted.second
+    if stamp is not None:
+        return instant_of(stamp.date(), seconds, zone)
+    today = now.astimezone(zone).date()
+    instant = instant_of(today, seconds, zone)
+    return instant if instant <= now else instant_of(today - timedelta(days=1), seconds, zone)
+
+
+def _print_json(rows: "list[Any]", *, alone: bool = False) -> None:
+    import json
+
+    texts = [json.dumps(row, default=lambda value: value.isoformat()) for row in rows]
+    typer.echo(texts[0] if alone else "[" + ",\n ".join(texts) + "]")
+
+
+def _print_log(rows: "list[Any]", zone_name: str, *, show_plan: bool) -> None:
+    from zoneinfo import ZoneInfo
+
+    zone = ZoneInfo(zone_name)
+    if not rows:
+        typer.echo("no decisions in that span")
+    for row in rows:
+        power = row["target_power_kw"]
+        target = f"{'no command':>13}" if power is None else f"{power:+10.1f} kW"
+        name = f"{row['plan'] or 'live':<12} " if show_plan else ""
+        typer.echo(f"{row['time'].astimezone(zone):%Y-%m-%d %H:%M:%S %Z} {name}{target}  {row['reason']}")
+        for fault in row["faults"]:
+            typer.echo(f"{'':>24}fault: {fault}")
+
+
+def _figures(summary: "PlanSummary") -> dict[str, Any]:
+    def rounded(figures: dict[str, float]) -> dict[str, float]:
+        return {name: round(value, 3) for name, value in sorted(figures.items())}
+
+    return {
+        "plan": summary.plan or "live",
+        "decisions": summary.decisions,
+        "hours": round(summary.hours, 3),
+        "mean_power_kw": round(summary.mean_power_kw, 3),
+        "charged_kwh": round(summary.charged_kwh, 2),
+        "discharged_kwh": round(summary.discharged_kwh, 2),
+        "hours_at_limits": round(summary.hours_at_limits, 3),
+        "hours_stale": round(summary.hours_stale, 3),
+        "energy_by_mode_kwh": rounded(summary.energy_by_mode),
+        "hours_by_mode": rounded(summary.hours_by_mode),
+    }
+
+
+def _energies(row: dict[str, Any]) -> dict[str, str]:
+    return {"energy_by_mode_kwh": _words(row["energy_by_mode_kwh"], "kWh")}
+
+
+def _words(figures: dict[str, float], unit: str) -> str:
+    return ", ".join(f"{name} {value:.1f} {unit}" for name, value in figures.items())
