@@ -2,96 +2,29 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
 from tests.edge.conftest import PLAN
+from tests.edge.plant import Plant, running_plant
 
-from flux.devices.simulator import Reply, SimulatedSite, SimulatorServer
+from flux.devices.simulator import SimulatedSite
 from flux.devices.template import builtin_template
 from flux.edge.config import load_site_file
-from flux.edge.link import PlatformLink
 from flux.edge.runtime import EdgeRuntime
-from flux.edge.sql_link import SqlLink
 from flux.edge.ticks import system_clock
 from flux.model import ConflictError, DeviceState, DeviceType, InputError, UnavailableError
 from flux.registry import NewDevice, add_device, get_device, list_devices
-
-Rows = list[tuple[Any, ...]]
-FAST = {"interval: 4s": "interval: 300ms", "max_reading_age: 10s": "max_reading_age: 2s"}
-
-
-class Switch:
-    """A platform link that can be cut off, in front of the real one."""
-
-    def __init__(self, inner: PlatformLink) -> None:
-        self._inner = inner
-        self.away = False
-
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(self._inner, name)
-
-        async def call(*arguments: Any) -> Any:
-            if self.away:
-                raise UnavailableError("the platform is away")
-            return await real(*arguments)
-
-        return call if name != "close" else real
-
-
-class Plant:
-    """A simulated site on Modbus, its devices in the registry, and what is needed to run its edge."""
-
-    def __init__(self, server: SimulatorServer, dsn: str, db: AsyncConnection[Any], home: Path) -> None:
-        self.server = server
-        self.dsn = dsn
-        self.db = db
-        self.home = home
-        self.replies: list[Reply] = []
-        self.link = Switch(SqlLink("WLCE", lambda: dsn))
-
-    @property
-    def battery_kw(self) -> float:
-        return self.server.site.battery("WLCE-BESS-01").power_kw
-
-    def edge(self, plan: str = PLAN, recording: str = "1s") -> EdgeRuntime:
-        for old, new in FAST.items():
-            plan = plan.replace(old, new)
-        path = self.home / "site.yaml"
-        path.write_text(f"site: WLCE\nrecording: {{polling_interval: {recording}}}\n{plan}")
-        return EdgeRuntime(load_site_file(path), self.link, self.home, platform=self.dsn)
-
-    async def rows(self, query: str) -> Rows:
-        return await (await self.db.execute(query.encode())).fetchall()
-
-    async def stored(self) -> int:
-        query = "SELECT (SELECT count(*) FROM flux.mg_meter_readings) + (SELECT count(*) FROM flux.mg_bess_readings)"
-        return int((await self.rows(query))[0][0])
-
-    async def until(self, what: Callable[[], Awaitable[bool] | bool], within_s: float = 30.0) -> None:
-        async with asyncio.timeout(within_s):
-            while True:
-                now = what()
-                if now if isinstance(now, bool) else await now:
-                    return
-                await asyncio.sleep(0.05)
 
 
 @pytest.fixture
 async def plant(
     make_site: Callable[..., SimulatedSite], dsn: str, db: AsyncConnection[Any], tmp_path: Path
 ) -> AsyncIterator[Plant]:
-    site = make_site(load_kw=40, start=system_clock(), port=0)
-    replies: list[Reply] = []
-    async with SimulatorServer(site, system_clock, on_reply=replies.append) as server:
-        plant = Plant(server, dsn, db, tmp_path)
-        plant.replies = replies
-        for device in server.devices:
-            new = NewDevice(name=device.name, type=device.type, site="WLCE", metadata=device.metadata)
-            await add_device(db, new, actor="test")
+    async with running_plant(make_site(load_kw=40, start=system_clock(), port=0), dsn, db, tmp_path) as plant:
         yield plant
 
 
