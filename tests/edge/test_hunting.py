@@ -54,8 +54,12 @@ async def test_it_is_said_while_it_lasts(make_site: MakeSite) -> None:
     await run(rig, 60)
     assert "hunting" in rig.heard
     assert rig.controller.damping.gain < 1
+    await run(rig, 60)
     rig.site.set_lag(METER, timedelta())
-    await run(rig, 1000)
+    for load_kw in (80, 20, 70):
+        await run(rig, 10)
+        set_load(rig.site, load_kw)
+    await run(rig, 30)
     assert rig.controller.damping.gain == 1
     assert "hunting" not in rig.up
 

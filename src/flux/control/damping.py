@@ -17,7 +17,10 @@ DEAD_KW = 0.5
 _FLIPS_TO_BEGIN = 3
 _LONGEST_HALF_SWING = 30
 _SMALLEST_GAIN = 1 / 32
-_QUIET_CYCLES = 150
+_QUIET_BEFORE_A_JUMP = 3
+_QUIET_CYCLES = 900
+_ONE_SIDED_CYCLES = 60
+_SEEN_KW = 0.3
 _HOURS = 3600.0
 
 
@@ -26,7 +29,8 @@ class Damping:
     """What is remembered between cycles. ``gain`` in (0, 1] is the part of the way to the target that is gone.
 
     ``side``: the direction of the last step beyond the dead band; ``cycles`` since it last turned; ``flips`` in a row,
-    each soon after the one before; ``half_swing``: the longest time between two of them, in cycles.
+    each soon after the one before; ``quiet``: cycles within the dead band; ``hunted``: it has been seen to hunt.
+    ``jump_kw``: the last step, while the loop answers a jump of the load as one without lag does; else 0.
     """
 
     gain: float = 1.0
@@ -34,38 +38,50 @@ class Damping:
     cycles: int = 0
     quiet: int = 0
     flips: int = 0
-    half_swing: int = 0
     hunted: bool = False
+    jump_kw: float = 0.0
 
 
 def next_damping(before: Damping, step_kw: float) -> Damping:
     """After a cycle that would move the battery by ``step_kw``."""
     now = replace(before, cycles=before.cycles + 1)
     if abs(step_kw) < DEAD_KW:
-        return _after_quiet(replace(now, quiet=now.quiet + 1))
+        return _after_quiet(replace(now, quiet=now.quiet + 1, jump_kw=0.0))
     side = 1 if step_kw > 0 else -1
+    now = _answered(replace(now, side=side, quiet=0), before, step_kw)
     if side == before.side or before.side == 0:
-        return _on_one_side(replace(now, side=side, quiet=0))
+        return _on_one_side(now)
     soon = now.cycles <= _LONGEST_HALF_SWING
-    now = replace(now, side=side, cycles=0, quiet=0, flips=before.flips + 1 if soon else 1)
+    now = replace(now, cycles=0, flips=before.flips + 1 if soon else 1)
     if not soon or now.flips < (1 if before.hunted else _FLIPS_TO_BEGIN):
         return now
-    half_swing = max(before.half_swing, before.cycles + 1)
-    return replace(now, gain=max(before.gain / 2, _SMALLEST_GAIN), half_swing=half_swing, hunted=True)
+    return replace(now, gain=max(before.gain / 2, _SMALLEST_GAIN), hunted=True, jump_kw=0.0)
+
+
+def _answered(now: Damping, before: Damping, step_kw: float) -> Damping:
+    """A jump out of quiet that shrinks at once by the part that was gone: the meter does not lag (any more)."""
+    if before.quiet >= _QUIET_BEFORE_A_JUMP:
+        return replace(now, jump_kw=step_kw)
+    expected_kw = before.gain * abs(before.jump_kw)
+    shrunk_kw = abs(before.jump_kw) - abs(step_kw)
+    if before.jump_kw * step_kw <= 0 or expected_kw < _SEEN_KW or not 0.5 < shrunk_kw / expected_kw < 1.5:
+        return replace(now, jump_kw=0.0)
+    gain = min(1.0, now.gain * 2)
+    return replace(now, jump_kw=step_kw, gain=gain, flips=0, hunted=now.hunted and gain < 1)
 
 
 def _on_one_side(now: Damping) -> Damping:
-    """Longer on one side than any swing took: that is a change of the load, to be followed."""
-    if now.gain < 1 and now.cycles > 2 * now.half_swing + 2:
-        return replace(now, gain=min(1.0, now.gain * 2), flips=0)
+    """Longer on one side than any swing takes: a change of the load, to be followed sooner."""
+    if now.gain < 1 and now.cycles > _ONE_SIDED_CYCLES:
+        return replace(now, gain=min(1.0, now.gain * 2), flips=0, cycles=_ONE_SIDED_CYCLES // 2)
     return now
 
 
 def _after_quiet(now: Damping) -> Damping:
-    """Settled for long: the way back to the whole step, with an eye on the first flip."""
-    if now.quiet < _QUIET_CYCLES or now.gain == 1:
-        return replace(now, hunted=False, half_swing=0) if now.quiet >= 4 * _QUIET_CYCLES else now
-    return replace(now, gain=min(1.0, now.gain * 2), quiet=0, flips=0)
+    """Settled for long: one step on the way back, with an eye on the first flip."""
+    if now.quiet < _QUIET_CYCLES:
+        return now
+    return replace(now, gain=min(1.0, now.gain * 2), quiet=_QUIET_BEFORE_A_JUMP, flips=0, hunted=now.gain < 1)
 
 
 def damped(
@@ -79,7 +95,7 @@ def damped(
     if target_kw is None:
         raise ValueError("a decision without a target is not sent")
     if rest_kw is None or state.soe_kwh is None or not _follows_the_load(decision, rest_kw):
-        return target_kw, replace(before, side=0, cycles=0, flips=0)
+        return target_kw, replace(before, side=0, cycles=0, flips=0, quiet=0, jump_kw=0.0)
     after = next_damping(before, target_kw - last_kw)
     if after.gain == 1:
         return target_kw, after
