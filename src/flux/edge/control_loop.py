@@ -16,7 +16,7 @@ from flux.control.damping import Damping, damped
 from flux.control.decide import decide
 from flux.control.decision import Decision, withhold
 from flux.control.plan import ControllerPlan
-from flux.control.state import AcknowledgedCommand, CycleState, Measurement, Memory, Stop
+from flux.control.state import AcknowledgedCommand, CycleState, MarketState, Measurement, Memory, Stop
 from flux.edge.controlled import BatteryState, ControlledBattery, MeteredDevice, Tell
 from flux.edge.decisions import Observer, observe_nothing
 from flux.edge.newest import NewestPolls
@@ -49,6 +49,7 @@ class SiteController:
         withheld: Callable[[], str | None] = lambda: None,
         tell: Tell = lambda _key, _text: None,
         observe: Observer = observe_nothing,
+        market: Callable[[datetime], MarketState] = lambda _now: MarketState(),
         quiet: bool = False,
     ) -> None:
         self.plan = plan
@@ -60,6 +61,7 @@ class SiteController:
         self._withheld = withheld
         self._tell = tell
         self._observe = observe
+        self._market = market
         self._sharing = Sharing(plan, [battery.capacity_kwh for battery in batteries])
         self._one_at_a_time = asyncio.Lock()
         self._quiet = quiet
@@ -197,6 +199,7 @@ class SiteController:
             battery_power=self._battery_power(now, states),
             last_command=self._last_command(now),
             command_timeout=min(timeouts, default=None),
+            market=self._market(now),
             capability=self._sharing.capability(states),
             memory=self._memory,
             stop=self._stop,

@@ -25,6 +25,7 @@ Record = Callable[[Sequence[Recorded]], None]
 
 _FAULTS = ("command", "read_back", "restarted", "not_following", "other_master")
 """The alarms of a battery, ``<kind>:<name>``, that are faults in the ledger."""
+_HUNTING = "hunting"
 
 
 class Observer(Protocol):
@@ -39,7 +40,7 @@ def observe_nothing(state: CycleState, decision: Decision, withheld: str | None)
 
 def faults_of(alarms: Alarms, batteries: Sequence[str]) -> tuple[str, ...]:
     """What is wrong at these batteries now."""
-    keys = {f"{kind}:{name}" for kind in _FAULTS for name in batteries}
+    keys = {_HUNTING, *(f"{kind}:{name}" for kind in _FAULTS for name in batteries)}
     return tuple(alarm.text for alarm in alarms.active if alarm.key in keys)
 
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from flux.control.plan import ControllerPlan
+from flux.control.state import MarketState
 from flux.devices.driver import DeviceDriver
 from flux.devices.simulator import SimulatedSite, memory_transport
 from flux.edge.control_loop import SiteController
+from flux.edge.decisions import Observer, observe_nothing
 from flux.edge.newest import NewestPolls
 from flux.edge.plan_check import problems_of_plan
 from flux.edge.site import build_controller
@@ -32,14 +34,17 @@ async def run_fast(
     record_interval: timedelta,
     sink: Callable[[list[Reading]], Awaitable[None]],
     progress: Callable[[datetime], None] = lambda _done: None,
+    observe: Observer = observe_nothing,
+    market: Callable[[datetime], MarketState] = lambda _now: MarketState(),
 ) -> None:
     """Run ``site`` from ``start`` (where it is) to ``end``, controlled by ``plan``, and give its readings to ``sink``.
 
     ``devices`` are the registry's rows of what is simulated, by the same names. Recorded are the grid instants of
     ``record_interval`` in (start, end]. ``sink`` gets an hour at a time, in order; ``progress`` is called after each.
+    ``observe`` is told of each cycle, ``market`` asked what is known of the market then.
     Raises InputError for a plan that does not fit the devices.
     """
-    run = _FastSite.of(site, plan, devices, control_interval)
+    run = _FastSite.of(site, plan, devices, control_interval, observe, market)
     next_control, next_record = tick_after(start, control_interval), tick_after(start, record_interval)
     next_sink = tick_after(start, _SINK_EVERY)
     readings: list[Reading] = []
@@ -76,7 +81,13 @@ class _FastSite:
 
     @classmethod
     def of(
-        cls, site: SimulatedSite, plan: ControllerPlan | None, devices: Sequence[Device], control_interval: timedelta
+        cls,
+        site: SimulatedSite,
+        plan: ControllerPlan | None,
+        devices: Sequence[Device],
+        control_interval: timedelta,
+        observe: Observer,
+        market: Callable[[datetime], MarketState],
     ) -> "_FastSite":
         self = cls(site, {}, NewestPolls())
         for device in devices:
@@ -86,7 +97,15 @@ class _FastSite:
             templates = {name: driver.template for name, driver in self.drivers.items()}
             for path, message in problems_of_plan(plan, site.config.site, devices, templates, {}):
                 raise InputError(f"controller.{'.'.join(map(str, path))}: {message}")
-            self.controller = build_controller(stepped, self.drivers, self.newest, clock=lambda: self.now, quiet=True)
+            self.controller = build_controller(
+                stepped,
+                self.drivers,
+                self.newest,
+                clock=lambda: self.now,
+                observe=observe,
+                market=market,
+                quiet=True,
+            )
         return self
 
     def _driver(self, device: Device, plan: ControllerPlan | None, control_interval: timedelta) -> DeviceDriver:

@@ -7,12 +7,13 @@ being polled by the same task over the same connection.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
 
 from flux.control.plan import ControllerPlan, plan_hash
+from flux.control.state import MarketState
 from flux.devices.client import ConnectionPool
 from flux.devices.driver import DeviceDriver, driver_for
 from flux.devices.template import DeviceTemplate
@@ -365,6 +366,7 @@ def build_controller(
     halt: Callable[[], str | None] = lambda: None,
     withheld: Callable[[], str | None] = lambda: None,
     observe: Observer = observe_nothing,
+    market: Callable[[datetime], MarketState] = lambda _now: MarketState(),
     tell: Tell = lambda _key, _text: None,
     quiet: bool = False,
 ) -> SiteController:
@@ -399,6 +401,7 @@ def build_controller(
         withheld=withheld,
         tell=tell,
         observe=observe,
+        market=market,
         quiet=quiet,
     )
 
