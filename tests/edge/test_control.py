@@ -270,3 +270,25 @@ def test_shares_follow_limits_blocks_and_soe() -> None:
     assert sharing.split([battery(100, 12.5), battery(100, middle)], 30) == (0, 30)
     assert sharing.split([battery(None, None), battery(None, None)], 0) == (0, 0)
     assert sharing.capability([battery(80, 12.5), battery(80, middle, 5)]) == BatteryCapability(120, 40)
+
+
+async def test_of_two_batteries_one_with_another_master_is_left_alone_and_the_other_rests(two: Rig) -> None:
+    await two.step(3)
+    two.controller.batteries[1].hold("it shows a target of 50.0 kW")
+    two.halted = "WLCE-BESS-02 is commanded by somebody else"
+    two.wires["WLCE-BESS-02"].writes.clear()
+    assert (await two.step()).target_power_kw == 0
+    assert (await two.step(2)).target_power_kw is None
+    assert two.site.battery("WLCE-BESS-01").power_kw == 0
+    assert two.wires["WLCE-BESS-02"].writes == []
+    assert not two.controller.stop_acknowledged
+    assert await two.controller.shut_down("the edge is stopping")
+
+
+async def test_of_two_batteries_the_fuller_one_gives_more(two: Rig) -> None:
+    two.site.battery("WLCE-BESS-01").energy_kwh = 125.0
+    two.site.battery("WLCE-BESS-02").energy_kwh = 225.0
+    await two.step(4)
+    first, second = (two.site.battery(name).power_kw for name in ("WLCE-BESS-01", "WLCE-BESS-02"))
+    assert first + second == pytest.approx(90, abs=0.1)
+    assert second == pytest.approx(52.3, abs=0.3)  # 52.5 kW nearly full, against 105 kW at a third

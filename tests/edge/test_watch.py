@@ -130,6 +130,7 @@ async def test_another_master_is_noticed_and_control_stops_until_released(readab
     assert len(readable.bess.writes) == sent
     assert readable.battery_kw == -50
     assert await readable.controller.shut_down("the edge is stopping")  # not even 0 kW: it is not ours
+    assert not readable.controller.stop_acknowledged
     assert len(readable.bess.writes) == sent
 
 

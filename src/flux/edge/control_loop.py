@@ -163,7 +163,11 @@ class SiteController:
 
     @property
     def stop_acknowledged(self) -> bool:
-        """Whether control rests and every battery that it may command has acknowledged 0 kW since."""
+        """Whether control rests and every battery of the plan has acknowledged 0 kW since."""
+        return self._withheld() is None and len(self._own) == len(self.batteries) and self._own_at_rest
+
+    @property
+    def _own_at_rest(self) -> bool:
         stop = self._stop
         return stop is not None and all(
             battery.last_command is not None
@@ -187,7 +191,7 @@ class SiteController:
         self._stop = Stop(reason, self._clock())
         self._halt = lambda: reason
         await self.cycle(self._clock())
-        return self.withheld is not None or self.stop_acknowledged
+        return self.withheld is not None or self._own_at_rest
 
     def _cycle_state(self, now: datetime, states: list[BatteryState]) -> CycleState:
         self._update_stop(now)

@@ -86,7 +86,7 @@ class EdgeRuntime:
             alarms,
             batteries=lambda: self.site.controller.batteries if self.site.controller else (),
             changed=self._stop_changed,
-            acknowledged=lambda: self.site.controller is None or self.site.controller.stop_acknowledged,
+            acknowledged=lambda: self.site.controller is not None and self.site.controller.stop_acknowledged,
             sleep=sleep,
         )
         self._writes_before = WritesBefore()

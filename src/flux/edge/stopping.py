@@ -154,7 +154,7 @@ class SiteControl:
             return "no edge of it runs on this host, so the batteries go by their own command timeout"
         if status["controller"] is not None and status["controller"]["withheld"] is not None:
             return f"its edge here may not command: {status['controller']['withheld']}"
-        texts = [alarm["text"] for alarm in status["alarms"] if alarm["key"].startswith("command:")]
+        texts = [alarm["text"] for alarm in status["alarms"] if alarm["key"].startswith(("command:", "other_master:"))]
         return "; ".join(["0 kW was not acknowledged yet", *texts])
 
     def _status(self) -> dict[str, Any] | None:
