@@ -107,7 +107,7 @@ def test_a_long_day_makes_a_small_picture() -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    (tmp_path / "plan.yaml").write_text(EVENING)
+    (tmp_path / "plan.yaml").write_text(EVENING.replace("interval: 4s", "interval: 15s"))
     (tmp_path / "market.csv").write_text("time,price,niv_mw\n2026-01-15T17:00Z,95,-120\n")
     command = ["control", "picture", "--plan", str(tmp_path / "plan.yaml"), "--day", "2026-01-15"]
     market = ["--market", str(tmp_path / "market.csv")]

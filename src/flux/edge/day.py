@@ -24,7 +24,6 @@ from flux.edge.fast import run_fast
 from flux.errors import InputError
 from flux.model import SETTLEMENT_PERIOD, Device, DeviceState, DeviceType, MeterType, Reading, parse_metadata
 
-STEP = timedelta(seconds=30)
 _USABLE_AFTER = timedelta(minutes=10)
 _DAY_S = 24 * 3600
 
@@ -50,9 +49,12 @@ async def simulate_day(
     *,
     soe_pct: float = 50.0,
     market: Sequence[MarketPair] = (),
-    step: timedelta = STEP,
+    step: timedelta | None = None,
 ) -> list[DayPoint]:
-    """The local day ``day`` of the plan's zone, from midnight to midnight, a point for each ``step``."""
+    """The local day ``day`` of the plan's zone, from midnight to midnight, a point for each ``step``.
+
+    ``step`` None: the plan's interval.
+    """
     start, end = instant_of(day, 0, plan.zone), instant_of(day, _DAY_S, plan.zone)
     config = _site_of(plan, load, solar, soe_pct)
     site = SimulatedSite(config, start)
@@ -71,7 +73,7 @@ async def simulate_day(
         _devices_of(site, start),
         start,
         end,
-        control_interval=step,
+        control_interval=step or plan.interval,
         record_interval=SETTLEMENT_PERIOD,
         sink=forget,
         observe=observe,
