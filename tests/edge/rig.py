@@ -1,7 +1,7 @@
 """A simulated site in memory under control, in steps of 4 s: no sockets, no waiting."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from tests.edge.conftest import PLAN, devices_of, plan_of
 
@@ -55,12 +55,13 @@ class Rig:
 
     def __init__(self, site: SimulatedSite, plan: str = PLAN) -> None:
         self.site = site
+        self.clock_ahead = timedelta()
         self.halted: str | None = None
         self.wires = {one.name: Wire(memory_transport(site, one.name)) for one in site.devices}
         self.newest = NewestPolls()
         self.drivers = {
             one.name: DeviceDriver(
-                one, site.device(one.name).template, self.wires[one.name], lambda: site.time, without_timeout=True
+                one, site.device(one.name).template, self.wires[one.name], self.now, without_timeout=True
             )
             for one in devices_of(site)
         }
@@ -84,11 +85,15 @@ class Rig:
             plan_of(plan),
             self.drivers,
             self.newest,
-            clock=lambda: self.site.time,
+            clock=self.now,
             halt=lambda: self.halted,
             withheld=lambda: self.withheld,
             tell=self.tell,
         )
+
+    def now(self) -> datetime:
+        """The edge's clock, which may be wrong."""
+        return self.site.time + self.clock_ahead
 
     @property
     def bess(self) -> Wire:
@@ -107,7 +112,7 @@ class Rig:
         for _ in range(count):
             self.site.step(self.site.time + STEP)
             await self.poll()
-            decision = await self.controller.cycle(self.site.time)
+            decision = await self.controller.cycle(self.now())
         return decision
 
     async def poll(self) -> None:

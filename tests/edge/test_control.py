@@ -1,6 +1,8 @@
 """The controller over a simulated site in memory: what is sent, and when nothing is."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from tests.edge.conftest import PLAN, plan_of

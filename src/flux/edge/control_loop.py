@@ -169,12 +169,7 @@ class SiteController:
     @property
     def _own_at_rest(self) -> bool:
         stop = self._stop
-        return stop is not None and all(
-            battery.last_command is not None
-            and battery.last_command.power_kw == 0
-            and battery.last_command.time >= stop.since
-            for battery in self._own
-        )
+        return stop is not None and all(battery.rests_since(stop.since) for battery in self._own)
 
     @property
     def _own(self) -> list[ControlledBattery]:
@@ -187,8 +182,11 @@ class SiteController:
         return lambda battery, power_kw: battery.needs(power_kw, now)
 
     async def shut_down(self, reason: str) -> bool:
-        """Send 0 kW; True once every battery has acknowledged it, or nothing may be sent."""
-        self._stop = Stop(reason, self._clock())
+        """Send 0 kW; True once every battery has acknowledged it, or nothing may be sent.
+
+        Where control rests already, a battery that acknowledged it then (one in maintenance) is told nothing more.
+        """
+        self._stop = self._stop or Stop(reason, self._clock())
         self._halt = lambda: reason
         await self.cycle(self._clock())
         return self.withheld is not None or self._own_at_rest

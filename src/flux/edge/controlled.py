@@ -149,7 +149,7 @@ class ControlledBattery:
         soe_pct = self.driver.soe_pct(poll)
         blocks = self.driver.available_blocks(poll)
         return BatteryState(
-            soe_kwh=None if soe_pct is None else Measurement(soe_pct / 100 * self.capacity_kwh, poll.time),
+            soe_kwh=None if soe_pct is None else Measurement(soe_pct / 100 * self.capacity_kwh, poll.oldest),
             power=self._metered_power() if self.meter is not None else self._own_power(poll),
             capability=BatteryCapability(
                 charge_limit_kw=self.driver.charge_limit_kw(poll),
@@ -185,7 +185,9 @@ class ControlledBattery:
     def needs(self, power_kw: float, now: datetime) -> bool:
         """Whether ``power_kw`` has to be sent: it is news to the battery, or the heartbeat is due."""
         last = self.last_command
-        if last is None or self._failing or self._lost or now - last.time >= self._heartbeat:
+        if last is None or self._failing or self._lost:
+            return True
+        if not timedelta() <= now - last.time < self._heartbeat:  # due, or unknown since the clock was set back
             return True
         return abs(power_kw - last.power_kw) > DEAD_BAND_KW or (power_kw == 0) is not (last.power_kw == 0)
 

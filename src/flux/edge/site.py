@@ -123,7 +123,7 @@ class Site:
         self._plan_problem = self._problem_of_plan(snapshot)
         # all that leave or change first: one may take over the name or the address of another
         for device_id, one in list(self.devices.items()):
-            if device_id not in wanted or not one.same_as(*wanted[device_id]):
+            if device_id not in wanted or not one.same_as(*wanted[device_id], self._without_timeout):
                 await self._leave(device_id)
         for device, template in wanted.values():
             await self._take(device, template)
@@ -147,6 +147,11 @@ class Site:
         usable, unusable = self._sort(snapshot)
         templates = {device.name: template for device, template in usable.values()}
         return list(problems_of_plan(plan, self._config.site, snapshot.devices, templates, unusable))
+
+    @property
+    def _without_timeout(self) -> bool:
+        """Whether the plan accepts batteries without a command timeout."""
+        return self._plan is not None and self._plan.without_timeout is not None
 
     @property
     def has_plan(self) -> bool:
@@ -238,11 +243,8 @@ class Site:
 
     async def _take(self, device: Device, template: DeviceTemplate) -> None:
         one = self.devices.get(device.id)
-        accepted = self._plan is not None and self._plan.without_timeout is not None
-        if one is not None and not one.same_as(device, template, accepted):
-            await self._leave(device.id)
-            one = None
         if one is None:
+            accepted = self._without_timeout
             driver = driver_for(device, template, self._pool, self._clock, without_timeout=accepted)
             one = self.devices[device.id] = SiteDevice(device, template, driver, accepted)
         one.device = device
@@ -300,6 +302,10 @@ class Site:
         if self._plan is None or self._plan_problem is not None:
             return
         before = self.controller
+        if before is None and self._unfit_battery() is not None and self._plan.without_timeout is None:
+            # nobody here has commanded this battery, and silence has made it safe: in maintenance it is left alone
+            _logger.info("control does not begin yet", reason=self._unfit_battery())
+            return
         controller = build_controller(
             self._plan,
             self._drivers(),
