@@ -98,6 +98,7 @@ class EdgeRuntime:
             alarms,
             self.recorder.record,
             clock=clock,
+            sleep=sleep,
             answered=self._reporter.answered,
             stopped=lambda: self._switch.reason,
             withheld=lambda: self._lease.refusal,
