@@ -2,7 +2,7 @@
 
 Frames and messages are pymodbus's. The matching is stricter than that of its client, which takes a reply with
 transaction id 0 for any request, waits out the time limit when the connection is lost, and leaves a connection open on
-which garbage arrived (docs/decisions/0007-modbus-client.md).
+which garbage arrived (docs/decisions/0005-modbus-client.md).
 """
 
 import asyncio
