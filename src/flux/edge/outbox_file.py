@@ -57,14 +57,21 @@ class OutboxFile:
         self.close()
         with _told_as_outbox_error(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            is_new = not self.path.exists()
             db = self._connect(self.path)
             try:
                 count = self._prepare(db)
             except BaseException:
                 db.close()
+                if is_new:  # it never held anything; left behind it would look like the outbox of an earlier run
+                    self._remove()
                 raise
             self._db = db
             return count
+
+    def _remove(self) -> None:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
     @property
     def is_open(self) -> bool:
