@@ -42,7 +42,9 @@ from flux.model import FluxError, InputError, UnavailableError
 _logger = structlog.get_logger(__name__)
 
 _FIRST_ANSWER_S = 10.0
-_STOP_CONTROL_S = 3.0
+# A command may take a control interval, and be tried again; all of stopping ends before a supervisor insists (20 s).
+_STOP_CONTROL_S = 7.0
+_GIVE_BACK_S = 2.0
 _LAST_UPLOAD_S = 3.0
 _STATUS_EVERY_S = 2.0
 
@@ -187,7 +189,7 @@ class EdgeRuntime:
         await self._background.stop("stop switch", "site file", "registry")
         await self._within(_STOP_CONTROL_S, "0 kW to the batteries", self._stop_control())
         await self._background.stop("control lease")
-        await self._within(_STOP_CONTROL_S, "giving the control lease back", self._lease.release())
+        await self._within(_GIVE_BACK_S, "giving the control lease back", self._lease.release())
         await self.site.stop_polling()
         await self._background.stop()
         await self.recorder.flush()

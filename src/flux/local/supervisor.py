@@ -25,7 +25,7 @@ SUPERVISED_VARIABLE = "FLUX_SUPERVISED"
 _FIRST_DELAY_S = 1.0
 _LONGEST_DELAY_S = 30.0
 _HEALTHY_AFTER_S = 60.0
-_STOP_TIMEOUT_S = 15.0
+_STOP_TIMEOUT_S = 20.0
 _REFUSALS: dict[int | None, type[FluxError]] = {
     error.exit_code: error for error in (InputError, NotFoundError, RefusedError)
 }
@@ -72,7 +72,7 @@ class Child:
         self._task = asyncio.create_task(self._watch(process), name=f"supervise {self.spec.name}")
 
     async def stop(self) -> None:
-        """Ask it to end (SIGTERM), and after 15 s insist (SIGKILL)."""
+        """Ask it to end (SIGTERM), and after 20 s insist (SIGKILL)."""
         if not self.refusal.cancel() and not self.refusal.cancelled():
             self.refusal.exception()  # looked at: asyncio complains of one that nobody has seen
         if self._task is not None:
