@@ -32,10 +32,13 @@ def picture(
     """
     import asyncio
 
+    from flux.config import load_settings
+    from flux.config.logs import configure_logging
     from flux.control.plan import load_plan
     from flux.edge.day import load_market, simulate_day
     from flux.edge.picture import draw_day
 
+    configure_logging(load_settings(), quiet=True)
     loaded, local_day = load_plan(plan), _day(day)
     pairs = load_market(market) if market else []
     points = asyncio.run(simulate_day(loaded, local_day, _load(load), _solar(solar), soe_pct=soe, market=pairs))
