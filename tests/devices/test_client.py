@@ -505,3 +505,14 @@ async def test_a_gateway_that_says_a_unit_is_dead_is_believed(server: RawServer,
     with pytest.raises(DeviceTimeoutError, match="tried again in"):
         await connection.read(2, 0, 1, timeout_s=LONG_S)
     assert list(await connection.read(1, 4, 1)) == [4]
+
+
+def test_it_works_on_uvloop_whose_transports_are_none_of_asyncios_classes() -> None:
+    uvloop = pytest.importorskip("uvloop", reason="uvloop is not to be had on this platform")
+
+    async def read() -> list[int]:
+        async with RawServer() as server, ConnectionPool() as pool:
+            return list(await pool.get("127.0.0.1", server.port).read(1, 6, 1))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(read()) == [6]

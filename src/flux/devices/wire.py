@@ -8,6 +8,7 @@ which garbage arrived (docs/decisions/0005-modbus-client.md).
 import asyncio
 import struct
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from pymodbus.exceptions import ModbusException
 from pymodbus.framer import FramerSocket
@@ -118,8 +119,7 @@ class Wire(asyncio.Protocol):
             transport.abort()  # nothing of ours is worth waiting for in the buffers of a peer that is silent
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_connection makes
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its base class
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
