@@ -92,7 +92,7 @@ def psql(context: typer.Context) -> None:
         command, environment = client_command("psql", dsn)
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is psql's: it cancels a query
         try:
-            code = subprocess.run([*command, *context.args], env=environment, check=False).returncode  # noqa: S603
+            code = subprocess.run([*command, *context.args], env=environment, check=False).returncode  # noqa: S603 - psql, no shell
         finally:
             signal.signal(signal.SIGINT, before)
     raise typer.Exit(code)

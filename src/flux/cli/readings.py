@@ -136,13 +136,13 @@ def rollups(
     from flux.registry import get_device
     from flux.store import queries
 
-    queries.check_level(level)
+    checked = queries.check_level(level)
     now = _now()
     first = _instant(since or "24h", now, "--since")
     end = _instant(until, now, "--until") if until else now
 
     async def work(conn: Any) -> list[dict[str, Any]]:
-        return await queries.rollups(conn, await get_device(conn, device), level, first, end)  # type: ignore[arg-type]
+        return await queries.rollups(conn, await get_device(conn, device), checked, first, end)
 
     shown = None if wide else _rollup_columns
     _print(run_on_database(work), as_json, as_csv, shown=shown, nothing="no buckets in that span")

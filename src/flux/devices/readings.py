@@ -69,11 +69,11 @@ class ReadingMaker:
                 available_inverter_blocks=self.available_blocks(values),
                 command_source=command_source,
             )
-        fields = {}
+        fields: dict[str, float | None] = {}
         for metric, name, negated in self._meter_fields:
-            value = values.get(name)
-            fields[metric] = 0.0 - value if negated and value is not None else value  # type: ignore[operator]
-        return MeterReading(device_id=self._id, time=time, **fields)  # type: ignore[arg-type]
+            value = _number(values, name)
+            fields[metric] = 0.0 - value if negated and value is not None else value
+        return MeterReading(device_id=self._id, time=time, **fields)
 
     def soe_pct(self, values: Values) -> float | None:
         if "soe" in self._names:

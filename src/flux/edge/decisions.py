@@ -6,6 +6,7 @@ All of this comes after the battery was told: nothing that goes wrong here can k
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -125,7 +126,7 @@ class Decisions:
         faults = faults_of(self._alarms, self._batteries)
         self._guarded("ledger", lambda: self._live.note(state, decision, faults, withheld))
         for shadow in self._shadows:
-            self._guarded(f"shadow_plan:{shadow.name}", lambda shadow=shadow: shadow.decide(state))  # type: ignore[misc]
+            self._guarded(f"shadow_plan:{shadow.name}", partial(shadow.decide, state))
 
     def _guarded(self, key: str, work: Callable[[], None]) -> None:
         try:

@@ -77,10 +77,12 @@ async def rollups(
     return await _fetch(conn, query, bounds)
 
 
-def check_level(level: str) -> None:
-    """Raise InputError for a level that there is not."""
-    if level not in ROLLUP_LEVELS:
-        raise InputError(f"level {level!r}: one of {', '.join(ROLLUP_LEVELS)}")
+def check_level(text: str) -> RollupLevel:
+    """The level of this name; raises InputError for one that there is not."""
+    for level in ROLLUP_LEVELS:
+        if level == text:
+            return level
+    raise InputError(f"level {text!r}: one of {', '.join(ROLLUP_LEVELS)}")
 
 
 async def rollup_lag_s(conn: AsyncConnection[Any]) -> float:
