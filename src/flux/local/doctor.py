@@ -131,7 +131,7 @@ def check_disk(home: Path) -> Finding:
     if free < _DISK_FAIL_BYTES:
         return problem("disk", message, "make room: the outbox and the database are about to stop")
     if free < _DISK_WARN_BYTES:
-        return warning("disk", message, "make room soon: a meter read each minute makes about 20 MB a month, rollups included")
+        return warning("disk", message, "make room soon: a meter makes some 20 MB a month, with rollups")
     return ok("disk", message)
 
 
