@@ -143,9 +143,18 @@ async def test_two_meters_whose_names_were_swapped_are_both_polled_on(plant: Pla
             for old, new in swap:
                 await plant.db.execute("UPDATE flux.mg_device_registry SET name = %s WHERE name = %s", (new, old))
         load = await get_device(plant.db, "WLCE-LOAD-METER")
-        await plant.until(lambda: edge.site.devices[load.id].device.name == "WLCE-LOAD-METER")
-        pollers = [one.poller for one in edge.site.devices.values()]
-        await plant.until(lambda: all(poller is not None and poller.health.recorded >= 2 for poller in pollers))
+        names = {device.id: device.name for device in edge.site.snapshot.devices} | {load.id: load.name}
+
+        def polled_on() -> bool:
+            """All five, the swapped ones under their new names; while they are swapped they are left and taken."""
+            there = edge.site.devices
+            return (
+                there.keys() == names.keys()
+                and there[load.id].device.name == load.name
+                and all(one.poller is not None and one.poller.health.recorded >= 2 for one in there.values())
+            )
+
+        await plant.until(polled_on)
         assert edge.alarms.active == ()
 
 

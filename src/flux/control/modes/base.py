@@ -3,7 +3,6 @@
 A mode is one module beside this one: a subclass of :class:`ModeConfig` and one line in ``modes/__init__.py``.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -53,9 +52,9 @@ class ModeConfig(PlanPart):
     source: ClassVar[CommandSource]
     mode: str
 
-    @abstractmethod
     def build(self, context: ModeContext) -> Propose:
         """The entry, ready to answer; called once per plan."""
+        raise NotImplementedError
 
     def problems(self, battery: BatteryConfig) -> Iterator[Problem]:
         """What is wrong with this entry for this battery."""
