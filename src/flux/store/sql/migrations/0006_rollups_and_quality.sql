@@ -1,0 +1,1 @@
+-- rollups and quality
