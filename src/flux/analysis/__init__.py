@@ -1,0 +1,1 @@
+"""What a battery earned, could have earned, and why: tariffs, backtests, the optimum, settlement."""
