@@ -10,7 +10,7 @@ from typing import NoReturn
 import typer
 
 import flux
-from flux.cli import control, db, demo, devices, doctor, edge, readings, serve, sim, templates, up, worker
+from flux.cli import control, db, demo, devices, doctor, edge, readings, serve, sim, templates, transfer, up, worker
 from flux.cli.supervised import end_with_supervisor
 from flux.errors import FluxError
 
@@ -32,6 +32,7 @@ def version() -> None:
 
 for _command in (up.up, demo.demo, edge.edge, sim.sim, serve.serve, worker.worker, doctor.doctor):
     app.command()(_command)
+readings.app.command("export")(transfer.export_readings)
 for _name, _group in (
     ("devices", devices.app),
     ("readings", readings.app),

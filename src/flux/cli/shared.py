@@ -33,6 +33,23 @@ def run_on_database(work: Callable[[Any], Any]) -> Any:
         return asyncio.run(connected(dsn))
 
 
+@contextlib.contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr while the block runs, none where that is no terminal; tell it (done of total, rows so far)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _done, _rows: None
+        return
+    rows = TextColumn("{task.fields[rows]:,} rows")
+    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), rows, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total, rows=0)
+        yield lambda done, rows: bar.update(task, completed=done, rows=rows)
+
+
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
     """Headings break over lines where the terminal is narrow, values never do; a pipe gets one line for each row."""
     from rich.console import Console
