@@ -22,9 +22,11 @@ HEAVY = (
     "uvicorn",
     "sqlalchemy",
     "ruamel",
+    "numpy",
+    "highspy",
     "structlog",
 )
-ROOMS = ("model", "config", "control", "devices", "store", "registry", "edge", "api", "local")
+ROOMS = ("model", "config", "control", "devices", "store", "registry", "edge", "analysis", "api", "local")
 
 
 def commands() -> Iterator[tuple[str, ...]]:

@@ -10,7 +10,22 @@ from typing import NoReturn
 import typer
 
 import flux
-from flux.cli import control, db, demo, devices, doctor, edge, readings, serve, sim, templates, transfer, up, worker
+from flux.cli import (
+    control,
+    db,
+    demo,
+    devices,
+    doctor,
+    edge,
+    readings,
+    serve,
+    sim,
+    tariffs,
+    templates,
+    transfer,
+    up,
+    worker,
+)
 from flux.cli.supervised import end_with_supervisor
 from flux.errors import FluxError
 
@@ -38,6 +53,7 @@ for _name, _group in (
     ("readings", readings.app),
     ("rollups", readings.rollups_app),
     ("control", control.app),
+    ("tariffs", tariffs.app),
     ("templates", templates.app),
     ("db", db.app),
 ):
