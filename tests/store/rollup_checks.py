@@ -5,12 +5,14 @@ from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
+import pytest
 from psycopg import Connection
-from tests.store.rollup_reference import BUCKET, HOUR, Limits, Series, deltas, gaps, series
+from tests.store.rollup_reference import BUCKET, HOUR, MINUTE, Limits, Series, deltas, gaps, series
 
 COUNTERS = ("energy_imported_active", "energy_exported_active", "energy_imported_phase_b_active")
 """The counters that the tests use; the engine's text is the same for every counter."""
 POWER = "power_total_active"
+POWER_FACTOR = "power_factor_total"
 TABLES = {
     BUCKET: "mg_meter_readings_5m_intermediate",
     HOUR // 2: "mg_meter_readings_30m_intermediate",
@@ -22,7 +24,7 @@ MICROSECONDS = "(extract(epoch FROM {}) * 1000000)::bigint"
 def check(conn: Connection[Any], device: UUID, limits: Limits) -> None:
     """Compare all levels, gaps and counter events of a device with the reference, from the readings as stored."""
     raw = conn.execute(
-        f"SELECT {MICROSECONDS.format('time')}, {', '.join(COUNTERS)}, {POWER} "
+        f"SELECT {MICROSECONDS.format('time')}, {', '.join(COUNTERS)}, {POWER_FACTOR}, {POWER} "
         "FROM flux.mg_meter_readings WHERE device_id = %s ORDER BY time",
         [device],
     ).fetchall()
@@ -32,7 +34,41 @@ def check(conn: Connection[Any], device: UUID, limits: Limits) -> None:
     }
     for width, table in TABLES.items():
         _check_level(conn, device, limits, width, table, raw, by_counter)
+        _check_power(conn, device, width, table, raw)
     _check_lists(conn, device, limits, by_counter)
+
+
+def _check_power(conn: Connection[Any], device: UUID, width: int, table: str, raw: list[tuple[Any, ...]]) -> None:
+    """Peaks and the power factor weighed by energy."""
+    powers = [(row[0], row[-1], row[-2]) for row in raw if row[-1] is not None]
+    start, at_1m, at_5m = map(MICROSECONDS.format, ("time_b", f"{POWER}_max_1m_at", f"{POWER}_max_5m_at"))
+    rows = conn.execute(
+        f"SELECT {start}, {POWER}_max_1m, {at_1m}, {POWER}_max_5m, {at_5m}, "
+        f"{POWER}_abs_sum, {POWER_FACTOR}_weighted FROM flux.{table} WHERE device_id = %s ORDER BY time_b",
+        [device],
+    ).fetchall()
+    for time_b, peak_1m, at_1m, peak_5m, at_5m, magnitudes, power_factor in rows:
+        here = [row for row in powers if row[0] // width * width == time_b]
+        assert (peak_1m is None, peak_5m is None, magnitudes is None) == (not here,) * 3, (table, time_b)
+        if here:
+            _check_peak(here, MINUTE, peak_1m, at_1m)
+            _check_peak(here, BUCKET, peak_5m, at_5m)
+            assert magnitudes == pytest.approx(sum(abs(power) for _, power, _ in here))
+        weight = sum(abs(power) for _, power, factor in here if factor is not None)
+        assert (power_factor is None) == (weight == 0), (table, time_b)
+        if weight:
+            exact = sum(abs(power) * factor for _, power, factor in here if factor is not None) / weight
+            assert power_factor == pytest.approx(exact, rel=1e-6)
+
+
+def _check_peak(here: list[tuple[Any, ...]], width: int, peak: float, at: int) -> None:
+    means: dict[int, list[Fraction]] = defaultdict(list)
+    for time, power, _ in here:
+        means[time // width * width].append(Fraction(power))
+    exact = {start: sum(each, Fraction(0)) / len(each) for start, each in means.items()}
+    highest = max(exact.values())
+    assert peak == pytest.approx(float(highest), rel=1e-6)
+    assert exact[at] == pytest.approx(highest, rel=1e-6), "and that is when it was"
 
 
 def _check_level(

@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import Connection
 from psycopg.types.json import Jsonb
-from tests.store.rollup_checks import COUNTERS, POWER, check
+from tests.store.rollup_checks import COUNTERS, POWER, POWER_FACTOR, check
 from tests.store.rollup_reference import HOUR, MINUTE, US, Limits
 
 START = datetime(2026, 1, 5, 22, 58, 30, tzinfo=UTC)
 WIDTH = 10_000.0
-Row = tuple[int, float | None, float | None, float | None, float | None]
+Row = tuple[int, float | None, float | None, float | None, float | None, float | None]
+"""Time, three counters, power factor, power."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def timelines(draw: st.DrawFn) -> list[Row]:
             counters[k], value = _moved(move, counters[k], draw(RISES))
             values.append(value)
         power = draw(st.sampled_from([None, 0.0, 16.7, -16.7, 1000.1]))
-        rows.append((time, values[0], values[1], values[2], power))
+        power_factor = draw(st.sampled_from([None, 1.0, 0.7, -0.9]))
+        rows.append((time, values[0], values[1], values[2], power_factor, power))
     return rows
 
 
@@ -145,11 +147,11 @@ def add_device(conn: Connection[Any], metadata: dict[str, Any]) -> UUID:
 
 
 def insert(conn: Connection[Any], device: UUID, rows: list[Row]) -> None:
-    placeholders = ", ".join(["(%s, %s, %s, %s, %s, %s)"] * len(rows))
+    placeholders = ", ".join(["(%s, %s, %s, %s, %s, %s, %s)"] * len(rows))
     values = [v for row in rows for v in (device, START + timedelta(microseconds=row[0]), *row[1:])]
     conn.execute(
-        f"INSERT INTO flux.mg_meter_readings (device_id, time, {', '.join(COUNTERS)}, {POWER}) VALUES {placeholders} "
-        "ON CONFLICT DO NOTHING",
+        f"INSERT INTO flux.mg_meter_readings (device_id, time, {', '.join(COUNTERS)}, {POWER_FACTOR}, {POWER}) "
+        f"VALUES {placeholders} ON CONFLICT DO NOTHING",
         values,
     )
 

@@ -23,19 +23,25 @@ class MetricKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One column of a reading."""
+    """One column of a reading.
+
+    ``demand``: its largest 1-minute and 5-minute means are kept, as what a site pays for. ``weight``: the power by
+    whose magnitude its mean is weighed as well (a power factor at no load says nothing).
+    """
 
     name: str
     kind: MetricKind
     unit: str
+    demand: bool = False
+    weight: str | None = None
 
 
-def _metric(kind: MetricKind, unit: str) -> Any:
-    return field(default=None, metadata={"kind": kind, "unit": unit})
+def _metric(kind: MetricKind, unit: str, **more: Any) -> Any:
+    return field(default=None, metadata={"kind": kind, "unit": unit, **more})
 
 
-def _level(unit: str) -> Any:
-    return _metric(MetricKind.LEVEL, unit)
+def _level(unit: str, *, demand: bool = False, weight: str | None = None) -> Any:
+    return _metric(MetricKind.LEVEL, unit, demand=demand, weight=weight)
 
 
 def _counter(unit: str) -> Any:
@@ -61,10 +67,10 @@ class MeterReading:
     power_phase_a_active: float | None = _level("kW")
     power_phase_b_active: float | None = _level("kW")
     power_phase_c_active: float | None = _level("kW")
-    power_total_active: float | None = _level("kW")
+    power_total_active: float | None = _level("kW", demand=True)
     power_total_reactive: float | None = _level("kVAr")
     power_total_apparent: float | None = _level("kVA")
-    power_factor_total: float | None = _level("1")
+    power_factor_total: float | None = _level("1", weight="power_total_active")
     energy_imported_active: float | None = _counter("kWh")
     energy_exported_active: float | None = _counter("kWh")
     energy_imported_phase_a_active: float | None = _counter("kWh")
@@ -99,7 +105,7 @@ Reading = MeterReading | BessReading
 
 def metrics_of(reading_type: type[Reading]) -> tuple[Metric, ...]:
     """The metrics of a reading class, in the order of its fields."""
-    return tuple(Metric(f.name, f.metadata["kind"], f.metadata["unit"]) for f in fields(reading_type) if f.metadata)
+    return tuple(Metric(f.name, **f.metadata) for f in fields(reading_type) if f.metadata)
 
 
 METER_METRICS = metrics_of(MeterReading)

@@ -2,7 +2,8 @@
 
 The engine is plain SQL in ``sql/rollups/*.sql``; a DBA can read it there, or what it renders to with ``flux db sql``.
 It is the same for every metric, so the files say each thing once; a line that begins with ``@level`` or ``@counter``
-is repeated for each such metric, together with its neighbours that do (``%m%`` its name, ``%k%`` its number)::
+is repeated for each such metric, together with its neighbours that do (``%m%`` its name, ``%k%`` its number); so are
+``@demand``, for the metrics whose peaks are kept, and ``@weighted``, for those with a weight (``%w%``)::
 
     SELECT                                              SELECT
     @counter        max(r.%m%) AS %m%_max,         →        max(r.energy_imported_active) AS energy_imported_active_max,
@@ -31,7 +32,7 @@ from flux.model import BESS_METRICS, METER_METRICS, Metric, MetricKind
 _logger = structlog.get_logger(__name__)
 _FOLDER = Path(__file__).parent / "sql" / "rollups"
 _EPOCH = "'2000-01-01 00:00:00+00'::timestamptz"
-_REPEATED = re.compile(r"@(level|counter|code)(?:\{(.+?)\})? ")
+_REPEATED = re.compile(r"@(level|counter|code|demand|weighted)(?:\{(.+?)\})? ")
 _PLACEHOLDER = re.compile(r"%(\w+)%")
 
 BATCH_DEVICES = 100
@@ -144,7 +145,8 @@ def _names(level: Level) -> dict[str, str]:
 
 
 def _render(file: str, metrics: Sequence[Metric], **values: str) -> str:
-    by_kind = {str(kind): [m.name for m in metrics if m.kind is kind] for kind in MetricKind}
+    by_kind = {str(kind): [m for m in metrics if m.kind is kind] for kind in MetricKind}
+    by_kind |= {"demand": [m for m in metrics if m.demand], "weighted": [m for m in metrics if m.weight]}
     values |= {"epoch": _EPOCH, "counters": str(len(by_kind["counter"]))}
     lines: list[str] = []
     for repeated, group in groupby((_FOLDER / file).read_text().splitlines(), key=_repetition):
@@ -153,10 +155,10 @@ def _render(file: str, metrics: Sequence[Metric], **values: str) -> str:
             continue
         kind, separator = repeated
         texts = [line.split(" ", 1)[1] if separator is None else line.split("} ", 1)[1] for line in group]
-        names = by_kind[kind]
-        for k, name in enumerate(names, start=1):
-            lines += [_fill(text, values | {"m": name, "k": str(k)}) for text in texts]
-            lines[-1] += (separator or "").rstrip() if k < len(names) else ""
+        repeats = by_kind[kind]
+        for k, metric in enumerate(repeats, start=1):
+            lines += [_fill(text, values | {"m": metric.name, "k": str(k), "w": metric.weight or ""}) for text in texts]
+            lines[-1] += (separator or "").rstrip() if k < len(repeats) else ""
     return "\n".join(lines) + "\n"
 
 

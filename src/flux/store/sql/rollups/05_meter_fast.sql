@@ -10,6 +10,8 @@ BEGIN
         INSERT INTO flux.mg_meter_readings_5m_intermediate (
 @counter            %m%_min, %m%_delta,
 @level            %m%_sum, %m%_avg, %m%_min, %m%_max, %m%_count,
+@demand            %m%_max_1m, %m%_max_1m_at, %m%_max_5m, %m%_max_5m_at, %m%_abs_sum,
+@weighted            %m%_weighted, %m%_weighted_sum, %m%_weight,
             device_id, time_b, samples, irregular)
         SELECT
             -- i = 0 is the bucket itself; the others lie between it and the next one that has readings
@@ -20,6 +22,14 @@ BEGIN
 @level            CASE WHEN i = 0 THEN w.%m%_min END,
 @level            CASE WHEN i = 0 THEN w.%m%_max END,
 @level            CASE WHEN i = 0 THEN nullif(w.%m%_n, w.samples) END,
+@demand            CASE WHEN i = 0 THEN CASE WHEN w.shared THEN (flux.rollup_peak_minute(w.%m%_each, w.minutes)).mean ELSE w.%m%_max END END,
+@demand            CASE WHEN i = 0 THEN CASE WHEN w.shared THEN (flux.rollup_peak_minute(w.%m%_each, w.minutes)).minute ELSE w.minutes[array_position(w.%m%_each, w.%m%_max)] END END,
+@demand            CASE WHEN i = 0 THEN w.%m%_sum / nullif(w.%m%_n, 0) END,
+@demand            CASE WHEN i = 0 AND w.%m%_n > 0 THEN w.bucket END,
+@demand            CASE WHEN i = 0 THEN w.%m%_abs_sum END,
+@weighted            CASE WHEN i = 0 THEN w.%m%_weighted_sum / nullif(w.%m%_weight, 0) END,
+@weighted            CASE WHEN i = 0 THEN w.%m%_weighted_sum END,
+@weighted            CASE WHEN i = 0 THEN w.%m%_weight END,
             p.device_id,
             w.bucket + i * interval '5 minutes',
             CASE WHEN i = 0 THEN w.samples ELSE 0 END,
@@ -89,6 +99,9 @@ BEGIN
                         count(*)::integer AS samples,
 @counter                        min(r.%m%) AS %m%_min, max(r.%m%) AS %m%_max,
 @level                        sum(r.%m%::double precision) AS %m%_sum, count(r.%m%)::integer AS %m%_n, min(r.%m%) AS %m%_min, max(r.%m%) AS %m%_max,
+@demand                        array_agg(r.%m%) AS %m%_each, sum(abs(r.%m%::double precision)) AS %m%_abs_sum,
+@weighted                        sum(r.%m%::double precision * abs(r.%w%)) AS %m%_weighted_sum, sum(abs(r.%w%::double precision)) FILTER (WHERE r.%m% IS NOT NULL) AS %m%_weight,
+                        array_agg(r.minute) AS minutes, bool_or(r.minute = r.minute_before) IS TRUE AS shared,
                         min(r.time) FILTER (WHERE r.counters > 0) AS first_at,
                         max(r.time) FILTER (WHERE r.counters > 0) AS last_at,
                         -- a reading with some counters, a bucket without any, or a fall inside
@@ -99,9 +112,9 @@ BEGIN
 @counter{ OR }                            r.%m% < r.previous[%k%]
                         ) IS TRUE AS odd
                     FROM (
-                        SELECT r.*, lag(r.now) OVER (ORDER BY r.time) AS previous
+                        SELECT r.*, lag(r.now) OVER o AS previous, lag(r.minute) OVER o AS minute_before
                         FROM (
-                            SELECT r.time,
+                            SELECT r.time, date_bin('1 minute', r.time, %epoch%) AS minute,
 @counter                                r.%m%,
 @level                                r.%m%,
                                 num_nonnulls(
@@ -116,6 +129,7 @@ BEGIN
                                 AND r.time >= coalesce(before.time, p.lo)
                                 AND r.time <= coalesce(after.time, p.hi - interval '1 microsecond')
                         ) r
+                        WINDOW o AS (ORDER BY r.time)
                     ) r
                     GROUP BY 1
                 ) b
@@ -139,3 +153,11 @@ LANGUAGE sql STABLE AS $$
     ) FROM flux.mg_meter_readings r WHERE r.device_id = of_device AND r.time >= lo AND r.time <= hi
 $$;
 COMMENT ON FUNCTION flux.rollup_counters_near(uuid, timestamptz, timestamptz) IS 'How many counters a device reported at least once from lo to hi.';
+
+CREATE OR REPLACE FUNCTION flux.rollup_peak_minute(each real[], minutes timestamptz[], OUT mean real, OUT minute timestamptz)
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT avg(s.value::double precision), s.minute FROM unnest(each, minutes) s(value, minute)
+    WHERE s.value IS NOT NULL GROUP BY s.minute ORDER BY 1 DESC, s.minute LIMIT 1
+$$;
+COMMENT ON FUNCTION flux.rollup_peak_minute(real[], timestamptz[]) IS
+    'The largest mean of one minute, and which minute it was: for buckets with more than one reading in some minute.';
