@@ -261,7 +261,7 @@ def _repeatable() -> dict[str, str]:
     """SQL that may be applied again and again, by name; imported here since it builds on this module's tables."""
     from flux.store import rollups
 
-    return {"rollups": rollups.render_sql()}
+    return {"rollups": rollups.render_sql(), "market": (_HERE / "sql" / "market.sql").read_text(encoding="utf-8")}
 
 
 def _stale_objects(connection: psycopg.Connection[Any]) -> list[tuple[str, str]]:

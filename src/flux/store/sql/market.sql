@@ -1,0 +1,181 @@
+-- Market data: one way in for every value, and what was known when.
+-- Applied anew whenever it changes; running it again changes nothing.
+
+-- ── Recording ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+CREATE OR REPLACE FUNCTION flux.market_place(
+    types integer[], sites text[], times timestamptz[], vals double precision[], metadatas jsonb[], known timestamptz[]
+) RETURNS TABLE (written bigint, conflicts bigint) LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+-- Puts values into the history at the instants at which they became known, and the newest of each into market_data.
+-- History is the sequence of changes by known_at, whatever order they arrive in: all statements about one type, site
+-- and time are taken apart (known_at and repeated_at), the new ones added, and put together again.
+#variable_conflict use_column
+DECLARE
+    latest CONSTANT timestamptz := clock_timestamp() + interval '5 minutes';
+    early  timestamptz := (SELECT min(k) FROM unnest(known) k WHERE k > latest OR NOT isfinite(k));
+BEGIN
+    IF early IS NOT NULL THEN
+        RAISE EXCEPTION 'a value cannot be known at %, which is still to come', early USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    RETURN QUERY
+    WITH given AS (
+        SELECT g.n, g.type, g.site, g.time, g.value, g.metadata, g.known_at
+        FROM unnest(types, sites, times, vals, metadatas, known) WITH ORDINALITY
+            AS g(type, site, time, value, metadata, known_at, n)
+    ), keys AS (
+        SELECT DISTINCT g.type, g.site, g.time FROM given g
+    ), old AS (
+        SELECT h.id, h.type, h.site, h.time, h.value, h.metadata, h.known_at, h.repeated_at
+        FROM keys k
+        JOIN flux.market_data_history h ON h.type = k.type AND h.time = k.time AND h.site IS NOT DISTINCT FROM k.site
+    ), stated AS (
+        SELECT 0::bigint AS n, o.type, o.site, o.time, o.value, o.metadata, s.known_at
+        FROM old o CROSS JOIN LATERAL unnest(o.known_at || o.repeated_at) AS s(known_at)
+        UNION ALL
+        SELECT g.n, g.type, g.site, g.time, g.value, g.metadata, g.known_at FROM given g
+    ), placed AS (
+        SELECT DISTINCT ON (s.type, s.site, s.time, s.known_at) s.*
+        FROM stated s ORDER BY s.type, s.site, s.time, s.known_at, s.n
+    ), marked AS (
+        SELECT p.*, lag(p.known_at) OVER w IS NULL OR (p.value, p.metadata) IS DISTINCT FROM
+            (lag(p.value) OVER w, lag(p.metadata) OVER w) AS changed
+        FROM placed p WINDOW w AS (PARTITION BY p.type, p.site, p.time ORDER BY p.known_at)
+    ), numbered AS (
+        SELECT m.*, count(*) FILTER (WHERE m.changed)
+            OVER (PARTITION BY m.type, m.site, m.time ORDER BY m.known_at) AS version
+        FROM marked m
+    ), wanted AS (
+        SELECT m.type, m.site, m.time, m.version, min(m.known_at) AS known_at,
+            (array_agg(m.value))[1] AS value, (array_agg(m.metadata))[1] AS metadata,
+            (array_agg(m.known_at ORDER BY m.known_at))[2:] AS repeated_at
+        FROM numbered m GROUP BY m.type, m.site, m.time, m.version
+    ), dropped AS (
+        -- what it said is in the row before it now
+        DELETE FROM flux.market_data_history h USING old o WHERE h.id = o.id AND NOT EXISTS (
+            SELECT FROM wanted w WHERE w.type = o.type AND w.site IS NOT DISTINCT FROM o.site AND w.time = o.time
+                AND w.known_at = o.known_at)
+    ), kept AS (
+        INSERT INTO flux.market_data_history AS h (type, site, time, value, metadata, known_at, repeated_at)
+        SELECT w.type, w.site, w.time, w.value, w.metadata, w.known_at, w.repeated_at
+        FROM wanted w LEFT JOIN old o ON o.type = w.type AND o.time = w.time AND o.known_at = w.known_at
+            AND o.site IS NOT DISTINCT FROM w.site
+        WHERE o.id IS NULL OR o.repeated_at <> w.repeated_at
+        ORDER BY w.type, w.site, w.time, w.known_at
+        ON CONFLICT (type, site, time, known_at) DO UPDATE SET repeated_at = excluded.repeated_at
+        RETURNING h.xmax = 0 AS fresh
+    ), newest AS (
+        INSERT INTO flux.market_data AS d (type, site, time, value, metadata, known_at)
+        SELECT n.* FROM (
+            SELECT DISTINCT ON (w.type, w.site, w.time) w.type, w.site, w.time, w.value, w.metadata, w.known_at
+            FROM wanted w ORDER BY w.type, w.site, w.time, w.known_at DESC
+        ) n LEFT JOIN flux.market_data d ON d.type = n.type AND d.time = n.time AND d.site IS NOT DISTINCT FROM n.site
+        WHERE d.id IS NULL OR (d.value, d.metadata, d.known_at) IS DISTINCT FROM (n.value, n.metadata, n.known_at)
+        ORDER BY n.type, n.site, n.time
+        ON CONFLICT (type, site, time) DO UPDATE
+            SET value = excluded.value, metadata = excluded.metadata, known_at = excluded.known_at
+    )
+    SELECT (SELECT count(*) FROM kept k WHERE k.fresh),
+        (SELECT count(*) FROM given g JOIN placed p ON p.type = g.type AND p.time = g.time AND p.known_at = g.known_at
+            AND p.site IS NOT DISTINCT FROM g.site
+            WHERE (p.value, p.metadata) IS DISTINCT FROM (g.value, g.metadata));
+END $$;
+COMMENT ON FUNCTION flux.market_place(integer[], text[], timestamptz[], double precision[], jsonb[], timestamptz[]) IS
+    'Part of flux.record_market: values whose known_at is stated.';
+
+CREATE OR REPLACE FUNCTION flux.record_market(
+    types integer[], sites text[], times timestamptz[], vals double precision[], metadatas jsonb[], known timestamptz[]
+) RETURNS TABLE (written bigint, conflicts bigint) LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    here  CONSTANT timestamptz := clock_timestamp();
+    more  record;
+    own   CONSTANT boolean := current_setting('flux.market_recording', true) IS DISTINCT FROM 'on';
+BEGIN
+    -- one at a time for each type: two that found the same newest value would both add theirs
+    PERFORM pg_advisory_xact_lock(hashtext('flux.market_data'), t.type)
+        FROM (SELECT DISTINCT u.type FROM unnest(types) AS u(type) ORDER BY u.type) t;
+    PERFORM set_config('flux.market_recording', 'on', true);
+    SELECT p.written, p.conflicts INTO written, conflicts FROM (
+        SELECT array_agg(g.type ORDER BY g.n), array_agg(g.site ORDER BY g.n), array_agg(g.time ORDER BY g.n),
+            array_agg(g.value ORDER BY g.n), array_agg(g.metadata ORDER BY g.n), array_agg(g.known_at ORDER BY g.n)
+        FROM unnest(types, sites, times, vals, metadatas, known) WITH ORDINALITY
+            AS g(type, site, time, value, metadata, known_at, n)
+        WHERE g.known_at IS NOT NULL
+    ) a(ty, si, ti, va, me, kn) CROSS JOIN LATERAL flux.market_place(a.ty, a.si, a.ti, a.va, a.me, a.kn) p
+    WHERE a.ty IS NOT NULL;
+
+    -- Known since now, unless it is what is known already: then it takes the place it has.
+    SELECT p.* INTO more FROM (
+        SELECT array_agg(g.type), array_agg(g.site), array_agg(g.time), array_agg(g.value), array_agg(g.metadata),
+            array_agg(CASE WHEN (g.value, g.metadata) IS NOT DISTINCT FROM (h.value, h.metadata) THEN h.known_at
+                ELSE greatest(here, h.last_at + interval '1 microsecond') END)
+        FROM (
+            SELECT DISTINCT ON (u.type, u.site, u.time) u.*
+            FROM unnest(types, sites, times, vals, metadatas, known) WITH ORDINALITY
+                AS u(type, site, time, value, metadata, known_at, n)
+            WHERE u.known_at IS NULL ORDER BY u.type, u.site, u.time, u.n DESC
+        ) g LEFT JOIN LATERAL (
+            SELECT o.value, o.metadata, o.known_at, greatest(o.known_at, o.repeated_at[cardinality(o.repeated_at)]) AS last_at
+            FROM flux.market_data_history o
+            WHERE o.type = g.type AND o.time = g.time AND o.site IS NOT DISTINCT FROM g.site
+            ORDER BY o.known_at DESC LIMIT 1
+        ) h ON true
+    ) a(ty, si, ti, va, me, kn) CROSS JOIN LATERAL flux.market_place(a.ty, a.si, a.ti, a.va, a.me, a.kn) p
+    WHERE a.ty IS NOT NULL;
+    IF own THEN
+        PERFORM set_config('flux.market_recording', 'off', true);
+    END IF;
+    written := coalesce(written, 0) + coalesce(more.written, 0);
+    conflicts := coalesce(conflicts, 0);
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION flux.record_market(integer[], text[], timestamptz[], double precision[], jsonb[], timestamptz[]) IS
+    'Stores values of market data, the nth of each array together; known null: known since now. written: rows that the history got; conflicts: statements that another value was known at that very instant, which are left out. The same again changes nothing, and of stated ones the order does not matter.';
+
+-- ── Plain SQL by people ────────────────────────────────────────────────────────────────────────────────────────────
+
+CREATE OR REPLACE FUNCTION flux.market_written() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('flux.market_recording', true) IS NOT DISTINCT FROM 'on' THEN
+        RETURN NULL;
+    END IF;
+    IF tg_op = 'UPDATE' THEN
+        PERFORM flux.record_market(array_agg(n.type), array_agg(n.site), array_agg(n.time), array_agg(n.value),
+                array_agg(n.metadata), array_agg(CASE WHEN n.known_at IS DISTINCT FROM o.known_at THEN n.known_at END))
+            FROM new_rows n LEFT JOIN old_rows o ON o.id = n.id
+            WHERE (n.type, n.site, n.time, n.value, n.metadata, n.known_at)
+                IS DISTINCT FROM (o.type, o.site, o.time, o.value, o.metadata, o.known_at)
+            HAVING count(*) > 0;
+    ELSE
+        PERFORM flux.record_market(array_agg(n.type), array_agg(n.site), array_agg(n.time), array_agg(n.value),
+                array_agg(n.metadata), array_agg(n.known_at))
+            FROM new_rows n HAVING count(*) > 0;
+    END IF;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION flux.market_written() IS
+    'What people write to market_data lands in the history, what they write to the history in market_data.';
+CREATE OR REPLACE TRIGGER record_insert AFTER INSERT ON flux.market_data REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION flux.market_written();
+CREATE OR REPLACE TRIGGER record_update AFTER UPDATE ON flux.market_data
+    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION flux.market_written();
+CREATE OR REPLACE TRIGGER record_insert AFTER INSERT ON flux.market_data_history REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION flux.market_written();
+
+-- ── As of ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+CREATE OR REPLACE FUNCTION flux.market_as_of(
+    types integer[], start_time timestamptz, end_time timestamptz, as_of timestamptz DEFAULT now(), site text DEFAULT NULL
+) RETURNS TABLE (
+    "time" timestamptz, type integer, value double precision, metadata jsonb, site text, known_at timestamptz
+) LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
+    SELECT DISTINCT ON (h.type, h.time) h.time, h.type, h.value, h.metadata, h.site, h.known_at
+    FROM flux.market_data_history h
+    WHERE (types IS NULL OR h.type = ANY (types)) AND h.time >= start_time AND h.time < end_time AND h.known_at <= as_of
+        AND (h.site IS NULL OR h.site = market_as_of.site)
+    ORDER BY h.type, h.time, h.site NULLS LAST, h.known_at DESC
+$$;
+COMMENT ON FUNCTION flux.market_as_of(integer[], timestamptz, timestamptz, timestamptz, text) IS
+    'The values about start_time ≤ time < end_time as they were known at as_of; of one type and time the site''s own goes before the one for all sites. types null: all; site null: only those for all sites.';
