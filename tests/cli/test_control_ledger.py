@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from flux.cli.app import app
 from flux.config import YamlDocument
 from flux.control.decide import decide
-from flux.control.ledger import KeptDecision, keep, plan_text
+from flux.control.ledger import BatteryCommand, Fault, KeptDecision, keep, plan_text
 from flux.control.plan import ControllerPlan, parse_plan
 from flux.control.state import (
     AcknowledgedCommand,
@@ -74,8 +74,10 @@ def kept(bess: DeviceId, one: CycleState, plan: ControllerPlan = LIVE, name: str
 async def bess(db: AsyncConnection[Any]) -> DeviceId:
     """Ten minutes: three of demand, one stale, the rest stopped; a calm shadow plan beside it."""
     device = await add_device(db, "WLCE-BESS-01", "bess")
-    decisions = [kept(device, state(60 * n)) for n in range(3)]
-    decisions.append(kept(device, state(184, 42.0), faults=("WLCE-BESS-01 does not follow",)))
+    told = BatteryCommand("WLCE-BESS-01", 20.0, True, 20.0, FIVE_PAST)
+    decisions = [kept(device, state(60 * n), commands=[told]) for n in range(3)]
+    away = Fault("not_following", "WLCE-BESS-01", FIVE_PAST + timedelta(seconds=182), "WLCE-BESS-01 does not follow")
+    decisions.append(kept(device, state(184, 42.0), faults=(away,)))
     decisions.append(kept(device, replace(state(240), soe_kwh=None)))
     stop = Stop("stopped by anna", FIVE_PAST + timedelta(seconds=300))
     decisions += [kept(device, replace(state(60 * n), stop=stop)) for n in range(5, 10)]
@@ -116,6 +118,26 @@ class TestLog:
         assert run("control", "log", "--site", "WLCE", "--since", "1h").stdout == "no decisions in that span\n"
 
 
+@pytest.mark.usefixtures("bess")
+class TestFaults:
+    def test_each_has_its_beginning_its_end_and_its_words(self, run: Run) -> None:
+        (row,) = json.loads(run("control", "faults", "--site", "WLCE", *SPAN, "--json").stdout)
+        assert (row["kind"], row["device"]) == ("not_following", "WLCE-BESS-01")
+        assert row["words"] == "WLCE-BESS-01 does not follow"
+        assert row["since"] == "2026-07-15T16:08:02+00:00"
+        assert row["until"] == "2026-07-15T16:09:00+00:00", "the first decision without it"
+        line = run("control", "faults", "--site", "WLCE", *SPAN).stdout.splitlines()[1]
+        assert line.split()[:4] == ["2026-07-15", "17:08:02", "2026-07-15", "17:09:00"], "local time"
+
+    def test_one_that_lasts_has_no_end(self, run: Run) -> None:
+        text = run("control", "faults", "--site", "WLCE", *SPAN[:2], "--until", "2026-07-15T16:08:30Z").stdout
+        assert "still there" in text
+
+    def test_by_kind_and_device(self, run: Run) -> None:
+        for only in (("--kind", "stale"), ("--device", "WLCE-BESS-02")):
+            assert run("control", "faults", "--site", "WLCE", *SPAN, *only).stdout == "no faults in that span\n"
+
+
 def explained(run: Run, at: str, *more: str) -> str:
     return run("control", "why", "WLCE-BESS-01", "--at", at, *more).stdout
 
@@ -136,6 +158,7 @@ class TestWhy:
             "  SoE               210.0 kWh, 4.0 s old",
             "  last command      0.0 kW, acknowledged 8.0 s before",
             "  market            from 17:00 £95.00/MWh, NIV -120 MW",
+            "  WLCE-BESS-01      asked for +20.0 kW, written; +20.0 kW is in force, acknowledged at 17:05:00",
             "  dynamic_peak_discharge     target +35.0, min +35.0, max +35.0 kW: dynamic peak",
         ):
             assert line in text

@@ -16,6 +16,8 @@ from tests.control.test_properties import any_number, plans, states
 from flux.config import YamlDocument
 from flux.control.decide import decide
 from flux.control.ledger import (
+    BatteryCommand,
+    Fault,
     KeptDecision,
     differences,
     is_news,
@@ -113,11 +115,11 @@ NOON = state("2026-01-15 12:00", 210, 35)
 PLAN = plan_of("import_avoidance")
 
 
-def kept_at(one: CycleState = NOON, faults: tuple[str, ...] = ()) -> KeptDecision:
+def kept_at(one: CycleState = NOON, faults: tuple[Fault, ...] = ()) -> KeptDecision:
     return keep(decide(PLAN, one), one, device_id=BESS, hash_of_plan="h", faults=faults)
 
 
-def news(one: CycleState, before: KeptDecision | None = None, faults: tuple[str, ...] = ()) -> bool:
+def news(one: CycleState, before: KeptDecision | None = None, faults: tuple[Fault, ...] = ()) -> bool:
     decision = decide(PLAN, one)
     return is_news(before or kept_at(), decision, is_stale(decision, one), faults)
 
@@ -157,8 +159,35 @@ def test_what_is_news_within_a_minute(one: CycleState) -> None:
 
 
 def test_a_fault_is_news_when_it_comes_and_when_it_goes() -> None:
-    assert news(later(4), faults=("WLCE-BESS-01: not acknowledged",))
-    assert news(later(4), before=kept_at(faults=("WLCE-BESS-01: not acknowledged",)))
+    fault = Fault("not_acknowledged", "WLCE-BESS-01", NOON.time, "12.0 kW was not acknowledged")
+    assert news(later(4), faults=(fault,))
+    assert news(later(4), before=kept_at(faults=(fault,)))
+    other_words = dataclasses.replace(fault, words="14.0 kW was not acknowledged")
+    assert not news(later(4), before=kept_at(faults=(fault,)), faults=(other_words,)), "it is still the same fault"
+    again = dataclasses.replace(fault, since=later(2).time)
+    assert news(later(4), before=kept_at(faults=(fault,)), faults=(again,)), "it went and came back meanwhile"
+
+
+def told(asked_kw: float | None, acknowledged_kw: float | None, battery: str = "WLCE-BESS-01") -> BatteryCommand:
+    return BatteryCommand(battery, asked_kw, False, acknowledged_kw, None if acknowledged_kw is None else NOON.time)
+
+
+@pytest.mark.parametrize(
+    ("now", "is_new"),
+    [
+        pytest.param(told(35.0, 35.0), False, id="the same"),
+        pytest.param(told(20.0, 35.0), True, id="damped"),
+        pytest.param(told(35.0, 20.0), True, id="another acknowledged"),
+        pytest.param(told(35.0, None), True, id="given up"),
+        pytest.param(told(None, 35.0), True, id="nothing asked"),
+        pytest.param(told(35.0, 35.0, "WLCE-BESS-02"), True, id="another battery"),
+    ],
+)
+def test_what_a_battery_was_told_is_news(now: BatteryCommand, is_new: bool) -> None:
+    before = keep(decide(PLAN, NOON), NOON, device_id=BESS, hash_of_plan="h", commands=[told(35.0, 35.0)])
+    one = later(4)
+    assert is_news(before, decide(PLAN, one), False, (), [now]) is is_new
+    assert before.sent_power_kw == 35.0
 
 
 def test_power_creeps_away_from_what_was_kept_last() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from flux.cli import control_ledger, control_picture, control_stop
+from flux.cli import control_faults, control_ledger, control_picture, control_stop
 from flux.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ app.command()(control_stop.stop)
 app.command()(control_stop.resume)
 for _command in (control_ledger.log, control_ledger.why, control_ledger.compare, control_ledger.plan):
     app.command()(_command)
+app.command()(control_faults.faults)
 app.command()(control_picture.picture)
 
 PlanFile = Annotated[Path, typer.Argument(help="site.yaml, or a file with its controller section alone.")]

@@ -95,6 +95,8 @@ def in_lines(found: Explanation, zone: ZoneInfo) -> Iterator[str]:
         yield from ("", "What it knew:", *_inputs(found.state, zone))
     if found.again is not None and found.again.proposals:
         yield from ("", "What the modes proposed, highest priority first:", *map(_proposal, found.again.proposals))
+    if row["commands"]:
+        yield from ("", "What became of it:", *(_became(command, zone) for command in row["commands"]))
     yield ""
     if found.again is None:
         yield f"It can't be replayed: {found.problem}."
@@ -103,6 +105,17 @@ def in_lines(found: Explanation, zone: ZoneInfo) -> Iterator[str]:
     else:
         yield f"Replaying it gives another decision: {', '.join(found.differing)} differ. It says now:"
         yield found.again.reason
+
+
+def _became(command: Mapping[str, Any], zone: ZoneInfo) -> str:
+    asked, holds = command["asked_kw"], command["acknowledged_kw"]
+    told = "nothing was asked" if asked is None else f"asked for {asked:+.1f} kW, "
+    if asked is not None:
+        told += "written" if command["written"] else "not written again"
+    if holds is None:
+        return _line(command["battery"], f"{told}; no command is in force")
+    at = f"{datetime.fromisoformat(command['acknowledged_at']).astimezone(zone):%H:%M:%S}"
+    return _line(command["battery"], f"{told}; {holds:+.1f} kW is in force, acknowledged at {at}")
 
 
 def _inputs(state: CycleState, zone: ZoneInfo) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Decisions as they are kept: what went in, what came out, and by which plan; replaying one gives the same again."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,13 +19,59 @@ POWER_BAND_KW = 0.01
 """A target that differs by no more than this from the one kept last is no other decision."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that is wrong since ``since``: its kind in one word, the device that it is about, and in words."""
+
+    kind: str
+    device: str
+    since: datetime
+    words: str
+
+    @property
+    def identity(self) -> tuple[str, str, datetime]:
+        """The same for as long as it lasts, however its words change."""
+        return self.kind, self.device, self.since
+
+    def as_json(self) -> dict[str, str]:
+        return {"kind": self.kind, "device": self.device, "since": self.since.isoformat(), "words": self.words}
+
+
+@dataclass(frozen=True, slots=True)
+class BatteryCommand:
+    """What became of a decision at one battery; powers in kW, + discharge.
+
+    ``asked_kw`` is its part after damping and split; None: nothing was asked of it. ``written``: in this cycle; a power
+    that is in force already is not written again. ``acknowledged_kw`` is what holds after the cycle, as the battery
+    acknowledged it at ``acknowledged_at``; None: nothing does.
+    """
+
+    battery: str
+    asked_kw: float | None
+    written: bool
+    acknowledged_kw: float | None
+    acknowledged_at: datetime | None
+
+    def as_json(self) -> dict[str, Any]:
+        at = None if self.acknowledged_at is None else self.acknowledged_at.isoformat()
+        return {
+            "battery": self.battery,
+            "asked_kw": self.asked_kw,
+            "written": self.written,
+            "acknowledged_kw": self.acknowledged_kw,
+            "acknowledged_at": at,
+        }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptDecision:
     """One decision of the ledger.
 
     ``device_id`` is the plan's first battery; the decision is about all of them together. Powers in kW, + discharge.
     ``stale``: nothing was decided because a reading was missing or too old. ``events`` are the decision's own;
-    ``faults`` what went wrong at the batteries in that cycle (a command not acknowledged). ``inputs``:
+    ``faults`` what was wrong in that cycle (a command not acknowledged), in words; ``fault_details`` the same with
+    kind, device and since. ``sent_power_kw`` is what was asked of all batteries together after damping, and
+    ``commands`` what became of it at each (:class:`BatteryCommand`). ``inputs``:
     :func:`~flux.control.state_json.encode_state`, with ``withheld`` where the edge may not command at all: the reason.
     """
 
@@ -42,6 +88,9 @@ class KeptDecision:
     stale: bool
     events: tuple[str, ...]
     faults: tuple[str, ...] = ()
+    fault_details: tuple[Mapping[str, Any], ...] = ()
+    sent_power_kw: float | None = None
+    commands: tuple[Mapping[str, Any], ...] = ()
     inputs: Mapping[str, Any]
 
 
@@ -70,11 +119,13 @@ def keep(
     device_id: DeviceId,
     hash_of_plan: str,
     plan: str = LIVE,
-    faults: tuple[str, ...] = (),
+    faults: Sequence[Fault] = (),
+    commands: Sequence[BatteryCommand] = (),
     withheld: str | None = None,
 ) -> KeptDecision:
     """``decision`` and the ``state`` that it was made from, for the ledger; ``withheld``: why it was not sent."""
     source = decision.command_source
+    asked = [command.asked_kw for command in commands if command.asked_kw is not None]
     return KeptDecision(
         device_id=device_id,
         plan=plan,
@@ -88,7 +139,10 @@ def keep(
         reason=decision.reason,
         stale=is_stale(decision, state),
         events=decision.events,
-        faults=faults,
+        faults=tuple(fault.words for fault in faults),
+        fault_details=tuple(fault.as_json() for fault in faults),
+        sent_power_kw=sum(asked) if asked else None,
+        commands=tuple(command.as_json() for command in commands),
         inputs=encode_state(state) | ({} if withheld is None else {"withheld": withheld}),
     )
 
@@ -98,15 +152,33 @@ def is_stale(decision: Decision, state: CycleState) -> bool:
     return state.stop is None and decision.site_at_rest_kw is None
 
 
-def is_news(before: KeptDecision, decision: Decision, stale: bool, faults: tuple[str, ...]) -> bool:
+def is_news(
+    before: KeptDecision,
+    decision: Decision,
+    stale: bool,
+    faults: Sequence[Fault] = (),
+    commands: Sequence[BatteryCommand] = (),
+) -> bool:
     """Whether ``decision`` is worth keeping after ``before``: another outcome, or another minute of the clock."""
     if decision.time.replace(second=0, microsecond=0) != before.time.replace(second=0, microsecond=0):
         return True
     if (before.effective, before.active, before.limits) != (decision.effective, decision.active, decision.limits):
         return True
-    if (before.stale, before.events, before.faults) != (stale, decision.events, faults):
+    known = [(one["kind"], one["device"], datetime.fromisoformat(one["since"])) for one in before.fault_details]
+    if (before.stale, before.events, known) != (stale, decision.events, [fault.identity for fault in faults]):
         return True
-    then, now = before.target_power_kw, decision.target_power_kw
+    if _differ(before.target_power_kw, decision.target_power_kw) or len(before.commands) != len(commands):
+        return True
+    return any(_told_otherwise(then, now) for then, now in zip(before.commands, commands, strict=True))
+
+
+def _told_otherwise(then: Mapping[str, Any], now: BatteryCommand) -> bool:
+    if then["battery"] != now.battery:
+        return True
+    return _differ(then["asked_kw"], now.asked_kw) or _differ(then["acknowledged_kw"], now.acknowledged_kw)
+
+
+def _differ(then: float | None, now: float | None) -> bool:
     return then is not now if then is None or now is None else abs(now - then) > POWER_BAND_KW
 
 

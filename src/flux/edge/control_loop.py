@@ -5,7 +5,7 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ import structlog
 from flux.control.damping import Damping, damped
 from flux.control.decide import decide
 from flux.control.decision import Decision, withhold
+from flux.control.ledger import BatteryCommand, is_stale
 from flux.control.plan import ControllerPlan
 from flux.control.state import AcknowledgedCommand, CycleState, MarketState, Measurement, Memory, Stop
 from flux.edge.controlled import BatteryState, ControlledBattery, MeteredDevice, Tell
@@ -110,7 +111,8 @@ class SiteController:
         if self.withheld is not None:
             return True
         zeros = [0.0] * len(leaving)
-        return await send_all(leaving, zeros, None, self._within_s, lambda _battery, _power_kw: True)
+        sending = await send_all(leaving, zeros, None, self._within_s, lambda _battery, _power_kw: True)
+        return sending.acknowledged
 
     async def cycle(self, now: datetime) -> Decision:
         """Freeze, decide, command. Commands that fail change nothing that the next cycle believes."""
@@ -130,15 +132,34 @@ class SiteController:
         self._memory = decision.memory
         self.last = decision
         self.cycles += 1
+        self._tell("stale", decision.reason if withheld is None and is_stale(decision, frozen) else None)
+        powers_kw: Sequence[float | None] = [None] * len(self.batteries)
+        told: frozenset[str] = frozenset()
         try:
             if decision.target_power_kw is not None:
-                powers_kw = self._sharing.split(states, self._damped(frozen, decision, now))
+                powers_kw = parts = self._sharing.split(states, self._damped(frozen, decision, now))
                 needed = self._needed_at(now)
-                if not await send_all(self.batteries, powers_kw, decision.command_source, self._within_s, needed):
-                    self.failed_commands += 1
+                sending = await send_all(self.batteries, parts, decision.command_source, self._within_s, needed)
+                told = sending.told
+                self.failed_commands += not sending.acknowledged
         finally:
-            self._observe(frozen, decision, withheld)
+            became = [
+                self._became(battery, power, told) for battery, power in zip(self.batteries, powers_kw, strict=True)
+            ]
+            self._observe(frozen, decision, withheld, became)
         return decision
+
+    def _became(self, battery: ControlledBattery, asked_kw: float | None, told: Collection[str]) -> BatteryCommand:
+        """What became of the decision at one battery."""
+        now = self._clock()
+        holds = battery.in_force(now)
+        return BatteryCommand(
+            battery=battery.name,
+            asked_kw=asked_kw if battery.other_master is None else None,
+            written=battery.name in told,
+            acknowledged_kw=None if holds is None else holds.power_kw,
+            acknowledged_at=None if holds is None else holds.time,
+        )
 
     def _damped(self, state: CycleState, decision: Decision, now: datetime) -> float:
         """What is sent of the target: the whole of it unless the loop hunts."""

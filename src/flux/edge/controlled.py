@@ -172,7 +172,12 @@ class ControlledBattery:
 
     def commanded_kw(self, now: datetime) -> float:
         """What it does as far as commands tell: 0 before the first and once the last is older than its timeout."""
-        return 0.0 if self.last_command is None or self._timed_out(now) else self.last_command.power_kw
+        holds = self.in_force(now)
+        return 0.0 if holds is None else holds.power_kw
+
+    def in_force(self, now: datetime) -> AcknowledgedCommand | None:
+        """The command that it acknowledged last, unless it has given up on it since."""
+        return None if self.last_command is None or self._timed_out(now) else self.last_command
 
     def command_source(self, now: datetime) -> CommandSource:
         """Why it does what it does: of the decision last acknowledged, for as long as that holds."""

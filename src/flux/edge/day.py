@@ -60,8 +60,7 @@ async def simulate_day(
     site = SimulatedSite(config, start)
     points: list[DayPoint] = []
 
-    def observe(state: CycleState, decision: Decision, withheld: str | None) -> None:
-        del withheld
+    def observe(state: CycleState, decision: Decision, *_became: object) -> None:
         points.append(_point(state, decision))
 
     async def forget(readings: list[Reading]) -> None:

@@ -13,7 +13,7 @@ import structlog
 
 from flux.control.decide import decide
 from flux.control.decision import Decision
-from flux.control.ledger import LIVE, KeptDecision, is_news, is_stale, keep, plan_text
+from flux.control.ledger import LIVE, BatteryCommand, Fault, KeptDecision, is_news, is_stale, keep, plan_text
 from flux.control.plan import ControllerPlan
 from flux.control.state import CycleState, Memory
 from flux.edge.alarms import Alarms
@@ -24,25 +24,44 @@ _logger = structlog.get_logger(__name__)
 
 Record = Callable[[Sequence[Recorded]], None]
 
-_FAULTS = ("command", "read_back", "restarted", "not_following", "other_master")
-"""The alarms of a battery, ``<kind>:<name>``, that are faults in the ledger."""
-_HUNTING = "hunting"
+_DEVICE_FAULTS = {
+    "command": "not_acknowledged",
+    "read_back": "read_back",
+    "restarted": "restarted",
+    "not_following": "not_following",
+    "other_master": "other_master",
+    "offline": "offline",
+}
+"""The alarms of a device, ``<key>:<name>``, that are faults in the ledger, and what they are called there."""
+_SITE_FAULTS = {"hunting": "hunting", "stale": "stale", "control_lease": "no_lease"}
+"""The same of the alarms that are about no one device; they are kept with the plan's first battery."""
 
 
 class Observer(Protocol):
-    """Told of each cycle: what was decided, from what, and why it was not sent (None: it was)."""
+    """Told of each cycle: what was decided, from what, why it was not sent (None: it was), what became of it."""
 
-    def __call__(self, state: CycleState, decision: Decision, withheld: str | None) -> None: ...
+    def __call__(
+        self, state: CycleState, decision: Decision, withheld: str | None, commands: Sequence[BatteryCommand], /
+    ) -> None: ...
 
 
-def observe_nothing(state: CycleState, decision: Decision, withheld: str | None) -> None:
+def observe_nothing(
+    state: CycleState, decision: Decision, withheld: str | None, commands: Sequence[BatteryCommand], /
+) -> None:
     """For a controller that nobody looks at."""
 
 
-def faults_of(alarms: Alarms, batteries: Sequence[str]) -> tuple[str, ...]:
-    """What is wrong at these batteries now."""
-    keys = {_HUNTING, *(f"{kind}:{name}" for kind in _FAULTS for name in batteries)}
-    return tuple(alarm.text for alarm in alarms.active if alarm.key in keys)
+def faults_of(alarms: Alarms, plan: ControllerPlan) -> tuple[Fault, ...]:
+    """What is wrong now at the devices of ``plan``, in the order in which it came."""
+    devices = {plan.site_meter, *plan.bess, *plan.bess_meter}
+    found = []
+    for alarm in alarms.active:
+        key, _, name = alarm.key.partition(":")
+        if name in devices and key in _DEVICE_FAULTS:
+            found.append(Fault(_DEVICE_FAULTS[key], name, alarm.since, alarm.text))
+        elif alarm.key in _SITE_FAULTS:
+            found.append(Fault(_SITE_FAULTS[alarm.key], plan.bess[0], alarm.since, alarm.text))
+    return tuple(found)
 
 
 class PlanLedger:
@@ -56,9 +75,17 @@ class PlanLedger:
         self._told: date | None = None
         self._last: KeptDecision | None = None
 
-    def note(self, state: CycleState, decision: Decision, faults: tuple[str, ...], withheld: str | None) -> None:
+    def note(
+        self,
+        state: CycleState,
+        decision: Decision,
+        faults: Sequence[Fault] = (),
+        withheld: str | None = None,
+        commands: Sequence[BatteryCommand] = (),
+    ) -> None:
         """Keep ``decision`` if it is news."""
-        if self._last is not None and not is_news(self._last, decision, is_stale(decision, state), faults):
+        stale = is_stale(decision, state)
+        if self._last is not None and not is_news(self._last, decision, stale, faults, commands):
             return
         kept = keep(
             decision,
@@ -67,6 +94,7 @@ class PlanLedger:
             hash_of_plan=self._text.hash,
             plan=self._name,
             faults=faults,
+            commands=commands,
             withheld=withheld,
         )
         if self._told != decision.time.date():  # again each day: a database may be restored from a day before
@@ -91,7 +119,7 @@ class ShadowPlan:
         mine = replace(state, memory=self._memory, step=state.step or self._step)
         decision = decide(self._plan, mine)
         self._memory = decision.memory
-        self._ledger.note(mine, decision, (), None)
+        self._ledger.note(mine, decision)
 
 
 class Decisions:
@@ -109,7 +137,7 @@ class Decisions:
         alarms: Alarms,
     ) -> None:
         self._alarms = alarms
-        self._batteries = plan.bess
+        self._plan = plan
         self._made_for = (plan, dict(shadows), device_id)
         self._live = PlanLedger(LIVE, plan, device_id, record)
         self._shadows = [
@@ -121,10 +149,12 @@ class Decisions:
         """Whether this may go on: the same plans for the same battery."""
         return self._made_for == (plan, dict(shadows), device_id)
 
-    def observe(self, state: CycleState, decision: Decision, withheld: str | None) -> None:
-        """Keep what was decided live, then let each shadow plan decide."""
-        faults = faults_of(self._alarms, self._batteries)
-        self._guarded("ledger", lambda: self._live.note(state, decision, faults, withheld))
+    def observe(
+        self, state: CycleState, decision: Decision, withheld: str | None, commands: Sequence[BatteryCommand], /
+    ) -> None:
+        """Keep what was decided live and what became of it, then let each shadow plan decide."""
+        faults = faults_of(self._alarms, self._plan)
+        self._guarded("ledger", lambda: self._live.note(state, decision, faults, withheld, commands))
         for shadow in self._shadows:
             self._guarded(f"shadow_plan:{shadow.name}", partial(shadow.decide, state))
 

@@ -105,7 +105,7 @@ def _record(data: bytes) -> KeptDecision | PlanText:
         kind: type[KeptDecision | PlanText] = {"plan": PlanText, "decision": KeptDecision}[body["kind"]]
         values = {field.name: body[field.name] for field in fields(kind) if field.name in body}
         if kind is KeptDecision:
-            values |= {name: tuple(values[name]) for name in ("active", "limits", "events", "faults")}
+            values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
             values["device_id"] = DeviceId(UUID(values["device_id"]))
             values["time"] = datetime.fromisoformat(values["time"])
         return kind(**values)

@@ -64,7 +64,8 @@ class DevicePoller:
     """One device.
 
     ``control_interval`` is None for a device that no plan uses. ``record`` is given each reading; ``answered`` is
-    called after each poll that succeeded, ``returned`` after the first one that did after others had failed.
+    called after each poll that succeeded, ``returned`` after the first one that did after others had failed. ``away``
+    is given the words of an alarm when it stops answering, and None with each answer.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class DevicePoller:
         command_source: Callable[[], int | None] = lambda: None,
         answered: Callable[[], None] = lambda: None,
         returned: Callable[[], None] = lambda: None,
+        away: Callable[[str | None], None] = lambda _text: None,
     ) -> None:
         self._driver = driver
         self._recording_interval = recording_interval
@@ -91,6 +93,7 @@ class DevicePoller:
         self._command_source = command_source
         self._answered = answered
         self._returned = returned
+        self._away = away
         self._missed_before = 0
         self._gaps = False
         self._log = _logger.bind(device=driver.device.name)
@@ -158,9 +161,11 @@ class DevicePoller:
             self.health.away_since = self._clock()
             self._missed_before = self.health.missed
             self._log.warning("device does not answer", error=str(error))
+        self._away(f"{self.name} does not answer: {error}")
 
     def _came_back(self, poll: Poll) -> None:
         health = self.health
+        self._away(None)
         if health.away_since is not None:
             away_s = round((poll.time - health.away_since).total_seconds(), 1)
             self._log.info("device answers again", away_s=away_s, missed=health.missed - self._missed_before)

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from flux.control.plan import ControllerPlan
 from flux.control.split import SplitPart, most_together, split
@@ -62,22 +63,32 @@ def _blocks_share(capability: BatteryCapability) -> float:
     return min(max(capability.available_blocks / capability.blocks_total, 0.0), 1.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """What came of telling the batteries: whether all that were told acknowledged, and who was told, by name."""
+
+    acknowledged: bool
+    told: frozenset[str]
+
+
 async def send_all(
     batteries: Sequence[ControlledBattery],
     powers_kw: Sequence[float],
     source: CommandSource | None,
     within_s: float,
     needed: Callable[[ControlledBattery, float], bool],
-) -> bool:
-    """Send each battery its part where that is ``needed``; True when every battery that was told acknowledged.
+) -> Sending:
+    """Send each battery its part where that is ``needed``.
 
     One that somebody else commands is told nothing.
     """
-    sends = [
-        battery.send(power_kw, source, within_s)
+    parts = [
+        (battery, power_kw)
         for battery, power_kw in zip(batteries, powers_kw, strict=True)
         if battery.other_master is None and needed(battery, power_kw)
     ]
+    told = frozenset(battery.name for battery, _ in parts)
+    sends = [battery.send(power_kw, source, within_s) for battery, power_kw in parts]
     if len(sends) == 1:  # the usual case, without a task of its own
-        return await sends[0]
-    return all(await asyncio.gather(*sends))
+        return Sending(await sends[0], told)
+    return Sending(all(await asyncio.gather(*sends)), told)

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -36,6 +37,7 @@ _logger = structlog.get_logger(__name__)
 
 _CONTROL_TASK = "controller"
 _DEVICE_ALARM = "device"
+_OFFLINE_ALARM = "offline"
 _STATE_WORDS = {
     DeviceState.MAINTENANCE: "in maintenance",
     DeviceState.FAILED: "marked as failed",
@@ -227,8 +229,7 @@ class Site:
 
     async def _leave(self, device_id: UUID) -> None:
         one = self.devices[device_id]
-        await self._background.stop(one.task)
-        self.newest.forget(one.device.name)
+        await self._stop_poller(one)
         del self.devices[device_id]  # the controller keeps the driver of a battery until it has acknowledged 0 kW
         await self._let_go(one)
         _logger.info("device left the site", device=one.device.name)
@@ -251,10 +252,15 @@ class Site:
         if device.polled and one.poller is None:
             self._start_poller(one)
         elif not device.polled and one.poller is not None:
-            await self._background.stop(one.task)
-            self.newest.forget(device.name)
+            await self._stop_poller(one)
             one.poller = None
             _logger.info("device is no longer polled", device=device.name, state=device.state, active=device.active)
+
+    async def _stop_poller(self, one: SiteDevice) -> None:
+        """Nothing is known of a device that is not polled, not even that it does not answer."""
+        await self._background.stop(one.task)
+        self.newest.forget(one.device.name)
+        self._alarms.clear(f"{_OFFLINE_ALARM}:{one.device.name}", "it is no longer polled")
 
     def _start_poller(self, one: SiteDevice) -> None:
         interval = self._recording_interval(one)
@@ -270,6 +276,7 @@ class Site:
             command_source=lambda: self._command_source(one.device.name),
             answered=lambda: self._answered(one.device),
             returned=one.driver.forget,
+            away=partial(self._alarms.set_or_clear, f"{_OFFLINE_ALARM}:{one.device.name}"),
         )
         self._background.start(one.task, poller.run)
         one.poller = poller

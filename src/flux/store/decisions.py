@@ -31,8 +31,9 @@ _REFUSED = (psycopg.DataError, psycopg.IntegrityError, UnicodeEncodeError)
 
 _INSERT = """
     INSERT INTO flux.control_decisions (time, device_id, plan, target_power_kw, command_source, active, effective,
-                                        limits, reason, stale, events, faults, plan_hash, inputs)
-    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                                        limits, reason, stale, events, faults, plan_hash, inputs,
+                                        sent_power_kw, commands, fault_details)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
     ON CONFLICT (device_id, plan, time) DO NOTHING
 """
 _INSERT_PLAN = "INSERT INTO flux.control_plans (hash, body) VALUES (%s, %s::jsonb) ON CONFLICT (hash) DO NOTHING"
@@ -155,7 +156,8 @@ def _values(d: KeptDecision) -> tuple[Any, ...]:
     lists = [list(d.active), list(d.limits), list(d.events), list(d.faults)]
     active, limits, events, faults = lists
     head = (d.time, d.device_id, d.plan, d.target_power_kw, d.command_source, active, d.effective, limits, d.reason)
-    return (*head, d.stale, events, faults, d.plan_hash, Jsonb(dict(d.inputs)))
+    became = (d.sent_power_kw, Jsonb(list(d.commands)), Jsonb(list(d.fault_details)))
+    return (*head, d.stale, events, faults, d.plan_hash, Jsonb(dict(d.inputs)), *became)
 
 
 def _one_line(error: Exception) -> str:
@@ -173,7 +175,7 @@ class LedgerSpan:
 
 _COLUMNS = sql.SQL(
     """d.time, r.name AS device, d.plan, d.target_power_kw, d.command_source, d.active, d.effective, d.limits,
-    d.reason, d.stale, d.events, d.faults, d.plan_hash"""
+    d.reason, d.stale, d.events, d.faults, d.plan_hash, d.sent_power_kw, d.commands, d.fault_details"""
 )
 
 # the decisions of a plan of several batteries are kept under the first of them
@@ -199,6 +201,22 @@ async def decisions_of_site(
     """
     parameters = {"site": site, "plan": span.plan, "since": span.since, "until": span.until, "limit": limit}
     return await _fetch(conn, query, parameters)
+
+
+async def fault_rows(conn: AsyncConnection[Any], site: str, span: LedgerSpan) -> list[Row]:
+    """``time`` and ``fault_details`` of a plan's decisions, oldest first: those with faults, and each one after them.
+
+    That is all that :func:`flux.control.faults.fault_spans` needs. ``span.plan`` must name a plan.
+    """
+    query = """
+        SELECT time, fault_details FROM (
+            SELECT d.time, d.fault_details,
+                   lag(d.fault_details) OVER (PARTITION BY d.device_id ORDER BY d.time) AS before
+            FROM flux.control_decisions d JOIN flux.mg_device_registry r ON r.id = d.device_id
+            WHERE r.site = %(site)s AND d.plan = %(plan)s AND d.time >= %(since)s AND d.time < %(until)s
+        ) changed WHERE fault_details <> '[]' OR before <> '[]' ORDER BY time
+    """
+    return await _fetch(conn, query, {"site": site, "plan": span.plan, "since": span.since, "until": span.until})
 
 
 async def decision_at(

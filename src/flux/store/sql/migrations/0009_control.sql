@@ -71,3 +71,14 @@ CREATE TRIGGER announce_limits AFTER UPDATE OF import_limit_kw, export_limit_kw 
     FOR EACH STATEMENT EXECUTE FUNCTION flux.announce_control();
 CREATE TRIGGER announce_control AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON flux.market_data
     FOR EACH STATEMENT EXECUTE FUNCTION flux.announce_control();
+
+-- The ledger says what became of a decision: what each battery was told of it, and which faults held.
+
+ALTER TABLE flux.control_decisions
+    ADD COLUMN sent_power_kw double precision CHECK (sent_power_kw > '-Infinity' AND sent_power_kw < 'Infinity'),
+    ADD COLUMN commands      jsonb NOT NULL DEFAULT '[]' CHECK (jsonb_typeof(commands) = 'array'),
+    ADD COLUMN fault_details jsonb NOT NULL DEFAULT '[]' CHECK (jsonb_typeof(fault_details) = 'array');
+
+COMMENT ON COLUMN flux.control_decisions.sent_power_kw IS 'kW, + discharge: what was asked of all batteries together after damping. Null: nothing was, or a shadow plan.';
+COMMENT ON COLUMN flux.control_decisions.commands IS 'One object for each battery of the plan: battery, asked_kw (its part, null: nothing was asked), written (in this cycle; else it was in force), acknowledged_kw and acknowledged_at (what holds after the cycle; null: nothing).';
+COMMENT ON COLUMN flux.control_decisions.fault_details IS 'The faults that held in that cycle: kind, device, since, words. The first decision without one is its end.';
