@@ -170,7 +170,7 @@ CREATE OR REPLACE FUNCTION flux.market_as_of(
     types integer[], start_time timestamptz, end_time timestamptz, as_of timestamptz DEFAULT now(), site text DEFAULT NULL
 ) RETURNS TABLE (
     "time" timestamptz, type integer, value double precision, metadata jsonb, site text, known_at timestamptz
-) LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
+) LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT DISTINCT ON (h.type, h.time) h.time, h.type, h.value, h.metadata, h.site, h.known_at
     FROM flux.market_data_history h
     WHERE (types IS NULL OR h.type = ANY (types)) AND h.time >= start_time AND h.time < end_time AND h.known_at <= as_of
@@ -179,3 +179,47 @@ CREATE OR REPLACE FUNCTION flux.market_as_of(
 $$;
 COMMENT ON FUNCTION flux.market_as_of(integer[], timestamptz, timestamptz, timestamptz, text) IS
     'The values about start_time ≤ time < end_time as they were known at as_of; of one type and time the site''s own goes before the one for all sites. types null: all; site null: only those for all sites.';
+
+-- ── Joins ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+CREATE OR REPLACE FUNCTION flux.bess_with_market(
+    start_time timestamptz, end_time timestamptz, device_ids uuid[] DEFAULT NULL, types integer[] DEFAULT NULL,
+    as_then boolean DEFAULT false
+) RETURNS TABLE (
+    "time" timestamptz, device_id uuid, soe real, target_power real, available_inverter_blocks smallint,
+    command_source smallint, type integer, value_time timestamptz, value double precision, known_at timestamptz
+) LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT r.time, r.device_id, r.soe, r.target_power, r.available_inverter_blocks, r.command_source,
+        t.id, m.time, m.value, m.known_at
+    FROM flux.mg_device_registry d
+    CROSS JOIN LATERAL (
+        SELECT b.* FROM flux.mg_bess_readings b
+        WHERE b.device_id = d.id AND b.time >= start_time AND b.time < end_time
+    ) r
+    CROSS JOIN flux.market_data_types t
+    LEFT JOIN LATERAL (
+        -- each branch is one step into an index; of those not asked for nothing is read
+        SELECT v.* FROM (
+            (SELECT 1 AS place, n.time, n.value, n.known_at FROM flux.market_data n
+             WHERE NOT as_then AND n.type = t.id AND n.site = d.site AND n.time <= r.time AND n.time > r.time - t.holds
+             ORDER BY n.time DESC LIMIT 1)
+            UNION ALL
+            (SELECT 2, n.time, n.value, n.known_at FROM flux.market_data n
+             WHERE NOT as_then AND n.type = t.id AND n.site IS NULL AND n.time <= r.time AND n.time > r.time - t.holds
+             ORDER BY n.time DESC LIMIT 1)
+            UNION ALL
+            (SELECT 1, h.time, h.value, h.known_at FROM flux.market_data_history h
+             WHERE as_then AND h.type = t.id AND h.site = d.site AND h.time <= r.time AND h.time > r.time - t.holds
+                 AND h.known_at <= r.time
+             ORDER BY h.time DESC, h.known_at DESC LIMIT 1)
+            UNION ALL
+            (SELECT 2, h.time, h.value, h.known_at FROM flux.market_data_history h
+             WHERE as_then AND h.type = t.id AND h.site IS NULL AND h.time <= r.time AND h.time > r.time - t.holds
+                 AND h.known_at <= r.time
+             ORDER BY h.time DESC, h.known_at DESC LIMIT 1)
+        ) v ORDER BY v.place LIMIT 1
+    ) m ON true
+    WHERE d.type = 'bess' AND (device_ids IS NULL OR d.id = ANY (device_ids)) AND (types IS NULL OR t.id = ANY (types))
+$$;
+COMMENT ON FUNCTION flux.bess_with_market(timestamptz, timestamptz, uuid[], integer[], boolean) IS
+    'Each reading of a battery with start_time ≤ time < end_time beside the value in force at its time, one row for each type: value_time ≤ time < value_time + the type''s holds, null where there is none; the site''s own goes before the one for all. as_then false: the newest value; true: as it was known at the reading''s time.';
