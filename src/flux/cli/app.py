@@ -48,6 +48,7 @@ def version() -> None:
 for _command in (up.up, demo.demo, edge.edge, sim.sim, serve.serve, worker.worker, doctor.doctor):
     app.command()(_command)
 readings.app.command("export")(transfer.export_readings)
+readings.app.command("import")(transfer.import_readings)
 for _name, _group in (
     ("devices", devices.app),
     ("readings", readings.app),

@@ -2,5 +2,21 @@
 
 from flux.store.transfer.export import ExportReport, Source, export_readings, exported_devices
 from flux.store.transfer.files import FileFormat, format_of
+from flux.store.transfer.importing import ImportReport, RejectedRow, import_readings
+from flux.store.transfer.rejects import rejects_file
+from flux.store.transfer.rows import RowSource, open_rows
 
-__all__ = ["ExportReport", "FileFormat", "Source", "export_readings", "exported_devices", "format_of"]
+__all__ = [
+    "ExportReport",
+    "FileFormat",
+    "ImportReport",
+    "RejectedRow",
+    "RowSource",
+    "Source",
+    "export_readings",
+    "exported_devices",
+    "format_of",
+    "import_readings",
+    "open_rows",
+    "rejects_file",
+]
