@@ -44,8 +44,8 @@ def make_readings(devices: Sequence[UUID], start: datetime, count: int) -> list[
 
 async def add_devices(conn: AsyncConnection[Any], count: int) -> list[UUID]:
     cursor = await conn.execute(
-        """INSERT INTO flux.mg_device_registry (name, type, site, state)
-           SELECT 'METER-' || n, 'meter', 'WLCE', 'active' FROM generate_series(1, %s) n RETURNING id""",
+        """INSERT INTO flux.mg_device_registry (name, type, site)
+           SELECT 'METER-' || n, 'meter', 'WLCE' FROM generate_series(1, %s) n RETURNING id""",
         (count,),
     )
     return [row[0] for row in await cursor.fetchall()]

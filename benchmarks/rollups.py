@@ -87,8 +87,8 @@ def timed(conn: Connection[Any], statement: Any) -> float:
 
 def add_devices(conn: Connection[Any], count: int) -> None:
     conn.execute(
-        """INSERT INTO flux.mg_device_registry (name, type, site, state)
-           SELECT 'METER-' || lpad(n::text, 5, '0'), 'meter', 'WLCE', 'active' FROM generate_series(1, %s) n""",
+        """INSERT INTO flux.mg_device_registry (name, type, site)
+           SELECT 'METER-' || lpad(n::text, 5, '0'), 'meter', 'WLCE' FROM generate_series(1, %s) n""",
         (count,),
     )
 

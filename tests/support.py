@@ -13,6 +13,18 @@ NOON = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
 """A Thursday; most tests that need some moment begin here."""
 
 
+STEPS_TO = {
+    "registered": [],
+    "configured": ["configured"],
+    "testing": ["configured", "testing"],
+    "active": ["configured", "testing", "active"],
+    "failed": ["configured", "testing", "failed"],
+    "maintenance": ["maintenance"],
+    "decommissioned": ["decommissioned"],
+}
+"""The changes of state that take a new device there."""
+
+
 async def add_device(
     conn: AsyncConnection[Any],
     name: str,
@@ -23,13 +35,18 @@ async def add_device(
     active: bool = True,
     metadata: dict[str, Any] | None = None,
 ) -> DeviceId:
-    """A row in the registry; returns its id."""
+    """A device in the registry that has come to ``state`` as devices do; returns its id."""
     cursor = await conn.execute(
-        """INSERT INTO flux.mg_device_registry (name, type, site, state, active, metadata)
-           VALUES (%s, %s, %s, %s, %s, %s) RETURNING id""",
-        (name, type, site, state, active, Jsonb(metadata or {})),
+        "INSERT INTO flux.mg_device_registry (name, type, site, metadata) VALUES (%s, %s, %s, %s) RETURNING id, state",
+        (name, type, site, Jsonb(metadata or {})),
     )
-    return DeviceId((await cursor.fetchall())[0][0])
+    ((device_id, begun),) = await cursor.fetchall()
+    path = STEPS_TO[state]
+    for step in path[path.index(begun) + 1 :] if begun in path else path:
+        await conn.execute("UPDATE flux.mg_device_registry SET state = %s WHERE id = %s", (step, device_id))
+    if not active and state not in {"maintenance", "decommissioned"}:
+        await conn.execute("UPDATE flux.mg_device_registry SET active = false WHERE id = %s", (device_id,))
+    return DeviceId(device_id)
 
 
 def meter_reading(device_id: UUID, time: datetime = NOON, **values: float | None) -> MeterReading:

@@ -115,9 +115,7 @@ async def test_maintenance_ends_control_and_polling_at_once(plant: Plant) -> Non
         cycles = controller.cycles
         await plant.until(lambda: controller.cycles > cycles + 5)
         assert sum(reply.device == "WLCE-BESS-01" for reply in plant.replies) == reads
-        await plant.db.execute(
-            "UPDATE flux.mg_device_registry SET active = true, state = 'testing' WHERE name = 'WLCE-BESS-01'"
-        )
+        await plant.db.execute("UPDATE flux.mg_device_registry SET active = true WHERE name = 'WLCE-BESS-01'")
         await plant.until(lambda: abs(plant.battery_kw - 40) < 0.1)
         device = await get_device(plant.db, "WLCE-BESS-01")
         await plant.until(lambda: edge.site.devices[device.id].device.state is DeviceState.ACTIVE)
@@ -130,7 +128,7 @@ async def test_an_edge_that_starts_and_stops_leaves_a_battery_in_maintenance_alo
     async with plant.edge() as edge:
         await plant.until(lambda: edge.recorder.recorded >= 8)
     assert "WLCE-BESS-01" not in {reply.device for reply in plant.replies}
-    await plant.db.execute("UPDATE flux.mg_device_registry SET active = true, state = 'testing'")
+    await plant.db.execute("UPDATE flux.mg_device_registry SET active = true")
     async with plant.edge():
         await plant.until(lambda: abs(plant.battery_kw - 40) < 0.1)
 
@@ -210,9 +208,8 @@ async def test_devices_come_and_change_while_it_runs(plant: Plant) -> None:
         metadata = {**load.metadata.model_dump(mode="json", exclude_none=True), "host": None, "register_map": "mine"}
         new = NewDevice(name="WLCE-LOAD-METER-2", type=DeviceType.METER, site="WLCE", metadata=metadata)
         added = await add_device(plant.db, new, actor="test")
-        await plant.db.execute(
-            "UPDATE flux.mg_device_registry SET active = true, state = 'testing' WHERE id = %s", (added.id,)
-        )
+        for step in ("configured", "testing"):
+            await plant.db.execute("UPDATE flux.mg_device_registry SET state = %s WHERE id = %s", (step, added.id))
         key = "device:WLCE-LOAD-METER-2"
         await plant.until(lambda: key in {alarm.key for alarm in edge.alarms.active})  # no such template
 

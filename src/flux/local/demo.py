@@ -88,7 +88,7 @@ async def register_devices(conn: AsyncConnection[Any], config: SimConfig) -> lis
             await add_device(conn, parse_new_device(new), actor="flux demo")
         elif (device.metadata.host, device.metadata.port) != (metadata["host"], metadata["port"]):
             address = {"host": metadata["host"], "port": metadata["port"]}
-            await set_metadata(conn, device.id, address)
+            await set_metadata(conn, device.id, address, actor="demo")
     return await list_devices(conn, site=config.site)
 
 

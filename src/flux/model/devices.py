@@ -54,8 +54,8 @@ class DeviceMetadata(BaseModel):
     serial_number: str | None = None
     firmware_version: str | None = None
     host: str | None = None
-    port: int = Field(default=502, ge=1, le=65535)
-    modbus_address: int = Field(default=1, ge=0, le=255, description="unit id on its connection")
+    port: int = Field(default=502, ge=1, le=65535, strict=True)
+    modbus_address: int = Field(default=1, ge=0, le=255, strict=True, description="unit id on its connection")
     polling_interval: Duration | None = None
     maintenance: Any = None
 
@@ -64,9 +64,9 @@ class BessMetadata(DeviceMetadata):
     """A battery storage system."""
 
     template: str | None = None
-    capacity_kwh: float | None = Field(default=None, gt=0)
-    max_power_kw: float | None = Field(default=None, gt=0)
-    efficiency: float | None = Field(default=None, gt=0, le=1)
+    capacity_kwh: float | None = Field(default=None, gt=0, strict=True)
+    max_power_kw: float | None = Field(default=None, gt=0, strict=True)
+    efficiency: float | None = Field(default=None, gt=0, le=1, strict=True)
 
     @property
     def template_name(self) -> str | None:
@@ -78,11 +78,11 @@ class MeterMetadata(DeviceMetadata):
 
     register_map: str | None = None
     meter_type: MeterType | None = None
-    phases: int | None = Field(default=None, ge=1, le=3)
-    ct_ratio: float = Field(default=1.0, gt=0)
-    vt_ratio: float = Field(default=1.0, gt=0)
-    invert: bool = False
-    max_power_kw: float | None = Field(default=None, gt=0)
+    phases: int | None = Field(default=None, ge=1, le=3, strict=True)
+    ct_ratio: float = Field(default=1.0, gt=0, strict=True)
+    vt_ratio: float = Field(default=1.0, gt=0, strict=True)
+    invert: bool = Field(default=False, strict=True)
+    max_power_kw: float | None = Field(default=None, gt=0, strict=True)
 
     @property
     def template_name(self) -> str | None:

@@ -1,34 +1,23 @@
-"""Devices in the registry: add, find, and take from state to state.
-
-Every change of state writes its event in the same transaction, so that a device's history is never short of one.
-"""
+"""Devices in the registry: add, find and edit them. What they may become is in :mod:`flux.registry.lifecycle`."""
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import structlog
 from psycopg import AsyncConnection, errors
-from psycopg.rows import class_row, dict_row
+from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from flux.devices.template import builtin_template, builtin_template_names
-from flux.errors import ConflictError, InputError, NotFoundError, RefusedError
+from flux.errors import ConflictError, InputError, NotFoundError
 from flux.model import Device, DeviceId, DeviceName, DeviceState, DeviceType, SiteCode, parse_metadata
+from flux.registry.acting import acting
 
 _logger = structlog.get_logger(__name__)
-
-ACTIVATION_PATH = {
-    DeviceState.REGISTERED: frozenset({DeviceState.CONFIGURED}),
-    DeviceState.CONFIGURED: frozenset({DeviceState.TESTING}),
-    DeviceState.TESTING: frozenset({DeviceState.ACTIVE, DeviceState.FAILED}),
-    DeviceState.FAILED: frozenset({DeviceState.TESTING}),
-    DeviceState.MAINTENANCE: frozenset({DeviceState.TESTING}),
-}
-"""The changes of state that polling and configuration make; from → to."""
 
 _COLUMNS = "id, name, type, site, metadata, active, state, created_at, updated_at"
 
@@ -43,19 +32,6 @@ class NewDevice(BaseModel):
     site: SiteCode
     metadata: dict[str, Any] = {}
     active: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceEvent:
-    """One change of state; ``from_state`` None: the device was registered."""
-
-    device_id: UUID
-    time: datetime
-    from_state: str | None
-    to_state: str
-    trigger: str
-    actor: str | None
-    reason: str | None
 
 
 def parse_new_device(data: dict[str, Any]) -> NewDevice:
@@ -100,25 +76,22 @@ async def doubts_about(conn: AsyncConnection[Any], new: NewDevice) -> list[str]:
 
 
 async def add_device(conn: AsyncConnection[Any], new: NewDevice, *, actor: str) -> Device:
-    """Register a device and, where its template and address are known, take it to testing, where polling begins.
+    """Register a device; where its template and address are known it goes on to testing, where polling begins.
 
     Raises :class:`ConflictError` when the name is taken by a device that is not decommissioned.
     """
-    metadata = parse_metadata(new.type, new.metadata, new.name)
-    async with conn.transaction():
+    parse_metadata(new.type, new.metadata, new.name)
+    async with acting(conn, actor):
         try:
-            await conn.execute(
-                "INSERT INTO flux.mg_device_registry (id, name, type, site, metadata, active)"
-                " VALUES (%s, %s, %s, %s, %s, %s)",
-                (uuid4(), new.name, new.type, new.site, Jsonb(new.metadata), new.active),
+            cursor = await conn.execute(
+                "INSERT INTO flux.mg_device_registry (name, type, site, metadata, active)"
+                " VALUES (%s, %s, %s, %s, %s) RETURNING id",
+                (new.name, new.type, new.site, Jsonb(new.metadata), new.active),
             )
         except errors.UniqueViolation:
             raise ConflictError(f"{new.name}: a device of this name is registered already") from None
-        device = await get_device(conn, new.name)
-        if metadata.template_name and metadata.host:
-            await set_state(conn, device.id, DeviceState.CONFIGURED, trigger="configured", actor=actor)
-            await set_state(conn, device.id, DeviceState.TESTING, trigger="first poll", actor=actor)
-    return await get_device(conn, new.name)
+        ((device_id,),) = await cursor.fetchall()
+    return await get_device(conn, device_id)
 
 
 async def list_devices(
@@ -152,66 +125,40 @@ async def get_device(conn: AsyncConnection[Any], name_or_id: str | UUID) -> Devi
     return _device(row)
 
 
-async def set_metadata(conn: AsyncConnection[Any], device_id: DeviceId, changes: dict[str, Any]) -> Device:
-    """Set these keys of a device's metadata and keep the others; checked whole before anything is written."""
-    async with conn.transaction():
-        cursor = await conn.execute(
-            "SELECT name, type, metadata FROM flux.mg_device_registry WHERE id = %s FOR UPDATE", (device_id,)
-        )
-        row = await cursor.fetchone()
-        if row is None:
-            raise NotFoundError(f"no device with id {device_id}")
-        name, kind, metadata = row
-        parse_metadata(DeviceType(kind), metadata | changes, name)
-        await conn.execute(
-            "UPDATE flux.mg_device_registry SET metadata = metadata || %s WHERE id = %s", (Jsonb(changes), device_id)
-        )
-    return await get_device(conn, device_id)
-
-
-async def set_state(
+async def set_metadata(
     conn: AsyncConnection[Any],
     device_id: DeviceId,
-    new_state: DeviceState,
+    changes: Mapping[str, Any],
     *,
-    trigger: str,
     actor: str,
-    reason: str | None = None,
-) -> bool:
-    """Take a device to ``new_state`` and record the event; False when it is there already.
+    removed: Collection[str] = (),
+    unchanged_since: datetime | None = None,
+) -> Device:
+    """Set these keys of a device's metadata, take out the ``removed`` ones and keep the others.
 
-    Raises :class:`RefusedError` for a change that :data:`ACTIVATION_PATH` does not have.
+    ``unchanged_since``: the ``updated_at`` of what was edited. Raises :class:`ConflictError`, and changes nothing, when
+    somebody has changed the device since; InputError for a value that can't be.
     """
-    async with conn.transaction():
+    async with acting(conn, actor):
         cursor = await conn.execute(
-            "SELECT name, state FROM flux.mg_device_registry WHERE id = %s FOR UPDATE", (device_id,)
+            "SELECT name, type, metadata, updated_at FROM flux.mg_device_registry WHERE id = %s FOR NO KEY UPDATE",
+            (device_id,),
         )
         row = await cursor.fetchone()
         if row is None:
             raise NotFoundError(f"no device with id {device_id}")
-        name, old_state = row[0], DeviceState(row[1])
-        if old_state is new_state:
-            return False
-        if new_state not in ACTIVATION_PATH.get(old_state, frozenset()):
-            raise RefusedError(f"{name}: a device that is {old_state} cannot become {new_state}")
-        await conn.execute("UPDATE flux.mg_device_registry SET state = %s WHERE id = %s", (new_state, device_id))
-        await conn.execute(
-            "INSERT INTO flux.device_events (device_id, from_state, to_state, trigger, actor, reason)"
-            " VALUES (%s, %s, %s, %s, %s, %s)",
-            (device_id, old_state, new_state, trigger, actor, reason),
-        )
-    return True
-
-
-async def history(conn: AsyncConnection[Any], device_id: DeviceId) -> list[DeviceEvent]:
-    """The device's changes of state, oldest first."""
-    async with conn.cursor(row_factory=class_row(DeviceEvent)) as cursor:
-        await cursor.execute(
-            "SELECT device_id, time, from_state, to_state, trigger, actor, reason"
-            " FROM flux.device_events WHERE device_id = %s ORDER BY time, id",
-            (device_id,),
-        )
-        return await cursor.fetchall()
+        name, kind, before, updated_at = row
+        if unchanged_since is not None and updated_at != unchanged_since:
+            raise ConflictError(
+                f"{name}: somebody changed it at {updated_at:%Y-%m-%d %H:%M:%S %Z}; look at it again first"
+            )
+        metadata = {key: value for key, value in {**before, **changes}.items() if key not in removed}
+        parse_metadata(DeviceType(kind), metadata, name)
+        if metadata != before:
+            await conn.execute(
+                "UPDATE flux.mg_device_registry SET metadata = %s WHERE id = %s", (Jsonb(metadata), device_id)
+            )
+    return await get_device(conn, device_id)
 
 
 def _device(row: dict[str, Any]) -> Device:

@@ -257,18 +257,13 @@ def possible(metric: Metric) -> sql.Composed:
     return sql.SQL("{0} >= 0").format(column)
 
 
-def _repeatable() -> dict[str, str]:
-    """SQL that may be applied again and again, by name; imported here since it builds on this module's tables."""
-    from flux.store import rollups
-
-    return {"rollups": rollups.render_sql(), "market": (_HERE / "sql" / "market.sql").read_text(encoding="utf-8")}
-
-
 def _stale_objects(connection: psycopg.Connection[Any]) -> list[tuple[str, str]]:
+    from flux.store.repeatable import repeatable_sql  # it builds on this module's tables
+
     applied: dict[str, str] = {}
     if connection.execute("SELECT to_regclass('flux.schema_objects')").fetchone() != (None,):
         applied = dict(connection.execute("SELECT name, hash FROM flux.schema_objects").fetchall())
-    return [(name, text) for name, text in _repeatable().items() if applied.get(name) != _hash(text)]
+    return [(name, text) for name, text in repeatable_sql().items() if applied.get(name) != _hash(text)]
 
 
 def _apply_repeatable(connection: psycopg.Connection[Any]) -> list[str]:

@@ -1,1 +1,67 @@
--- registry
+-- The registry made whole: groups with a site and a kind, maintenance that is planned ahead. What a device may become,
+-- and what its metadata may hold, is in sql/registry.
+
+-- Numbers that were written as text count as numbers from now on: a rollup or a poller never read them.
+UPDATE flux.mg_device_registry r
+SET metadata = r.metadata || (
+    SELECT jsonb_object_agg(m.key, (m.value #>> '{}')::numeric)
+    FROM jsonb_each(r.metadata) m
+    WHERE m.key IN ('port', 'modbus_address', 'capacity_kwh', 'max_power_kw', 'efficiency', 'phases', 'ct_ratio', 'vt_ratio')
+      AND jsonb_typeof(m.value) = 'string' AND m.value #>> '{}' ~ '^[0-9]{1,12}(\.[0-9]{1,12})?$')
+WHERE EXISTS (
+    SELECT FROM jsonb_each(r.metadata) m
+    WHERE m.key IN ('port', 'modbus_address', 'capacity_kwh', 'max_power_kw', 'efficiency', 'phases', 'ct_ratio', 'vt_ratio')
+      AND jsonb_typeof(m.value) = 'string' AND m.value #>> '{}' ~ '^[0-9]{1,12}(\.[0-9]{1,12})?$');
+
+-- Devices that were put into maintenance before their state followed from it.
+WITH put AS (
+    UPDATE flux.mg_device_registry r SET state = 'maintenance'
+    FROM flux.mg_device_registry o
+    WHERE o.id = r.id AND NOT r.active AND r.metadata ? 'maintenance' AND r.state NOT IN ('maintenance', 'decommissioned')
+    RETURNING r.id, o.state AS from_state, r.metadata
+)
+INSERT INTO flux.device_events (device_id, from_state, to_state, trigger, reason)
+SELECT put.id, put.from_state, 'maintenance', 'maintenance', put.metadata #>> '{maintenance,reason}' FROM put;
+UPDATE flux.mg_device_registry SET active = false WHERE active AND state IN ('maintenance', 'decommissioned');
+
+ALTER TABLE flux.device_groups
+    ADD COLUMN site text NOT NULL DEFAULT 'ALL' CHECK (site ~ '^[A-Za-z0-9][A-Za-z0-9_-]{0,49}$'),
+    ADD COLUMN type text NOT NULL DEFAULT 'monitoring' CHECK (type IN ('control', 'monitoring', 'analysis'));
+COMMENT ON COLUMN flux.device_groups.site IS 'The site of its members; ALL: the group may span sites.';
+COMMENT ON COLUMN flux.device_groups.type IS 'control: one of its members acts, see device_group_actors; monitoring; analysis.';
+COMMENT ON COLUMN flux.device_group_members.priority IS 'Among members of one role: 1 before 2.';
+
+CREATE TABLE flux.maintenance_windows (
+    id           uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    device_id    uuid NOT NULL REFERENCES flux.mg_device_registry,
+    starts_at    timestamptz,
+    every        text CHECK (every <> ''),
+    timezone     text NOT NULL DEFAULT 'Europe/London',
+    duration     interval NOT NULL CHECK (duration > interval '0'),
+    reason       text NOT NULL DEFAULT 'planned maintenance' CHECK (reason <> ''),
+    ends_itself  boolean NOT NULL DEFAULT false,
+    started_last timestamptz,
+    created_by   text NOT NULL DEFAULT session_user,
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    cancelled_at timestamptz,
+    CHECK ((starts_at IS NULL) <> (every IS NULL))
+);
+CREATE INDEX maintenance_windows_device_idx ON flux.maintenance_windows (device_id);
+COMMENT ON TABLE flux.maintenance_windows IS 'Maintenance planned ahead: once (starts_at) or again and again (every, e.g. "sunday 02:00"). The worker starts it.';
+COMMENT ON COLUMN flux.maintenance_windows.timezone IS 'Zone of the time of day in every.';
+COMMENT ON COLUMN flux.maintenance_windows.ends_itself IS 'Take the device back to testing when the time is over. Otherwise somebody ends it, since somebody may be working at it, and it is alerted when overdue.';
+COMMENT ON COLUMN flux.maintenance_windows.started_last IS 'The start of the window that was begun last.';
+CREATE TRIGGER check_timezone BEFORE INSERT OR UPDATE OF timezone ON flux.maintenance_windows
+    FOR EACH ROW EXECUTE FUNCTION flux.check_timezone();
+
+CREATE TABLE flux.device_archives (
+    device_id   uuid NOT NULL REFERENCES flux.mg_device_registry,
+    archived_at timestamptz NOT NULL DEFAULT now(),
+    file        text NOT NULL,
+    rows        bigint NOT NULL CHECK (rows >= 0),
+    from_time   timestamptz,
+    to_time     timestamptz,
+    sha256      text NOT NULL,
+    PRIMARY KEY (device_id, archived_at)
+);
+COMMENT ON TABLE flux.device_archives IS 'The Parquet files that hold the readings of devices that were decommissioned.';
