@@ -14,8 +14,8 @@ from tests.conftest import run_admin
 from flux.errors import RefusedError
 from flux.model import BESS_METRICS, METER_METRICS, Metric, MetricKind
 from flux.store import migrate as migrate_module
+from flux.store import repeatable
 from flux.store.migrate import READINGS_TABLES, SQL_TYPES, known_versions, migrate, status
-from flux.store.repeatable import repeatable_sql
 
 
 def columns(dsn: str, table: str) -> list[tuple[str, str]]:
@@ -84,13 +84,13 @@ def test_a_new_metric_becomes_a_column_with_its_check(dsn: str) -> None:
 
 def test_repeatable_sql_is_applied_when_it_changes(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        migrate_module, "_repeatable", lambda: {"extra": "CREATE OR REPLACE VIEW flux.extra AS SELECT 1 AS n"}
+        repeatable, "repeatable_sql", lambda: {"extra": "CREATE OR REPLACE VIEW flux.extra AS SELECT 1 AS n"}
     )
     assert status(dsn).stale_objects == ("extra",)
     assert migrate(dsn).objects_applied == ("extra",)
     assert migrate(dsn).objects_applied == ()
     broken = "CREATE OR REPLACE VIEW flux.extra AS SELECT 2 AS n; SELECT 1 / 0"
-    monkeypatch.setattr(migrate_module, "_repeatable", lambda: {"extra": broken})
+    monkeypatch.setattr(repeatable, "repeatable_sql", lambda: {"extra": broken})
     with pytest.raises(psycopg.errors.DivisionByZero):
         migrate(dsn)
     with psycopg.connect(dsn) as connection:
@@ -194,7 +194,7 @@ def test_ingest_goes_on_while_the_rollups_are_applied_anew(dsn: str) -> None:
                 assert not migrating.done()
             writer.execute(insert, (meter, "2026-01-05 00:01Z"))
             writer.commit()
-            assert migrating.result().objects_applied == tuple(repeatable_sql())
+            assert migrating.result().objects_applied == tuple(repeatable.repeatable_sql())
 
 
 def test_what_is_built_on_the_read_functions_outlives_an_upgrade(dsn: str) -> None:
@@ -202,7 +202,7 @@ def test_what_is_built_on_the_read_functions_outlives_an_upgrade(dsn: str) -> No
         connection.execute("CREATE VIEW public.settled AS SELECT * FROM flux.get_meter_readings_30m()")
         connection.execute("GRANT EXECUTE ON FUNCTION flux.get_meter_readings_1h TO pg_monitor")
         connection.execute("UPDATE flux.schema_objects SET hash = 'of an earlier version'")
-        assert migrate(dsn).objects_applied == tuple(repeatable_sql())
+        assert migrate(dsn).objects_applied == tuple(repeatable.repeatable_sql())
         assert connection.execute("SELECT * FROM public.settled").fetchall() == []
         granted = "SELECT has_function_privilege('pg_monitor', 'flux.get_meter_readings_1h'::regproc, 'EXECUTE')"
         assert connection.execute(granted).fetchone() == (True,)

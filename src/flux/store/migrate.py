@@ -258,12 +258,12 @@ def possible(metric: Metric) -> sql.Composed:
 
 
 def _stale_objects(connection: psycopg.Connection[Any]) -> list[tuple[str, str]]:
-    from flux.store.repeatable import repeatable_sql  # it builds on this module's tables
+    from flux.store import repeatable  # it builds on this module's tables
 
     applied: dict[str, str] = {}
     if connection.execute("SELECT to_regclass('flux.schema_objects')").fetchone() != (None,):
         applied = dict(connection.execute("SELECT name, hash FROM flux.schema_objects").fetchall())
-    return [(name, text) for name, text in repeatable_sql().items() if applied.get(name) != _hash(text)]
+    return [(name, text) for name, text in repeatable.repeatable_sql().items() if applied.get(name) != _hash(text)]
 
 
 def _apply_repeatable(connection: psycopg.Connection[Any]) -> list[str]:
