@@ -1,6 +1,7 @@
 """Time that is not waited for, and a platform in memory, for the tests of the edge."""
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from uuid import UUID
 
 import async_solipsism
 
+from flux.control.feed import ControlFeed
 from flux.control.ledger import KeptDecision
 from flux.edge.alarms import Alarms
 from flux.edge.encoding import Recorded
@@ -159,6 +161,8 @@ class MemoryPlatform:
         self.stops_acknowledged = 0
         self.lease_of: str | None = None
         self.registry_changed = asyncio.Event()
+        self.feed = ControlFeed()
+        self.feed_changed = asyncio.Event()
         self.clock_ahead = timedelta()
         self.clock: Callable[[], datetime] = FixedClock()
         self.in_flight = 0
@@ -202,6 +206,16 @@ class MemoryPlatform:
             return False
         self.registry_changed.clear()
         return True
+
+    async def control_feed(self, after: str | None, timeout_s: float) -> ControlFeed | None:
+        self._check()
+        if after == self.feed.cursor:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self.feed_changed.wait()
+            self._check()
+        self.feed_changed.clear()
+        return None if after == self.feed.cursor else self.feed
 
     async def platform_time(self) -> datetime:
         self._check()

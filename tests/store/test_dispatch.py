@@ -7,11 +7,10 @@ import pytest
 from psycopg import AsyncConnection
 from tests.support import fetch
 
-from flux.control.state import ScheduleStep
+from flux.control.state import Envelope, ScheduleStep, SiteLimits
 from flux.errors import InputError, NotFoundError
 from flux.store.dispatch import (
     MANUAL,
-    Envelope,
     Replaced,
     add_envelope,
     clear_envelopes,
@@ -97,11 +96,11 @@ async def test_what_was_typed_by_hand_comes_first_and_neither_source_touches_the
 
 
 async def test_an_envelope_given_later_counts_first_and_all_can_be_cleared(db: AsyncConnection[Any], site: str) -> None:
-    whole_day = Envelope(TOMORROW, TOMORROW + 24 * HOUR, 100.0, None)
-    evening = Envelope(TOMORROW + 17 * HOUR, TOMORROW + 19 * HOUR, 50.0, 0.0)
+    whole_day = Envelope(TOMORROW, TOMORROW + 24 * HOUR, SiteLimits(100.0))
+    evening = Envelope(TOMORROW + 17 * HOUR, TOMORROW + 19 * HOUR, SiteLimits(50.0, 0.0))
     await add_envelope(db, site, whole_day)
     await add_envelope(db, site, evening)
-    assert await envelopes_of(db, site) == [evening, whole_day]
+    assert [stored.envelope for stored in await envelopes_of(db, site)] == [evening, whole_day]
     assert await clear_envelopes(db, site) == 2
     assert await envelopes_of(db, site) == []
 
@@ -115,15 +114,15 @@ async def test_what_cannot_be_is_refused(db: AsyncConnection[Any], site: str) ->
     with pytest.raises(InputError, match="needs its offset"):
         await replace_schedule(db, site, [ScheduleStep(naive, TOMORROW, "charge_max")], source="axle")
     with pytest.raises(InputError, match="needs an import limit or an export limit"):
-        await add_envelope(db, site, Envelope(TOMORROW, TOMORROW + HOUR, None, None))
+        await add_envelope(db, site, Envelope(TOMORROW, TOMORROW + HOUR, SiteLimits()))
     with pytest.raises(InputError, match="needs an import limit or an export limit"):
-        await add_envelope(db, site, Envelope(TOMORROW, TOMORROW + HOUR, float("nan"), 1.0))
+        await add_envelope(db, site, Envelope(TOMORROW, TOMORROW + HOUR, SiteLimits(float("nan"), 1.0)))
 
 
 async def test_changes_are_announced_and_market_data_too(db: AsyncConnection[Any], site: str) -> None:
     await db.execute("LISTEN flux_control")
     await replace_schedule(db, site, [step(1)], source="axle")
-    await add_envelope(db, site, Envelope(TOMORROW, TOMORROW + HOUR, 1.0, None))
+    await add_envelope(db, site, Envelope(TOMORROW, TOMORROW + HOUR, SiteLimits(1.0)))
     await db.execute("UPDATE flux.sites SET export_limit_kw = 3")
     await db.execute("INSERT INTO flux.market_data (time, type, value) VALUES (now(), 3, 80)")
     heard = [one.payload async for one in db.notifies(timeout=5, stop_after=4)]

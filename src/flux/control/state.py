@@ -59,6 +59,15 @@ class SiteLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Envelope:
+    """Limits of the grid connection in [start, end) in place of the plan's."""
+
+    start: datetime
+    end: datetime
+    limits: SiteLimits
+
+
+@dataclass(frozen=True, slots=True)
 class BatteryCapability:
     """What the battery itself reports that it can do; ``None``: it does not say. Powers in kW, both ≥ 0."""
 

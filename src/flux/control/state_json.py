@@ -26,7 +26,7 @@ _NOTHING = type(None)
 
 def encode_state(state: CycleState) -> dict[str, Any]:
     """What ``decide`` was given, as JSON can hold it; measurements and the last command with their ages."""
-    body: dict[str, Any] = _encode(state)
+    body: dict[str, Any] = encode(state)
     for part in body.values():
         if isinstance(part, dict) and "time" in part:
             part["age_s"] = (state.time - datetime.fromisoformat(part["time"])).total_seconds()
@@ -36,7 +36,7 @@ def encode_state(state: CycleState) -> dict[str, Any]:
 def decode_state(body: dict[str, Any]) -> CycleState:
     """The state that was encoded; ValueError for what is none."""
     try:
-        state: CycleState = _decode(CycleState, body)
+        state: CycleState = decode(CycleState, body)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"not the state of a control cycle: {type(error).__name__}: {error}") from error
     return state
@@ -49,7 +49,8 @@ def writable(value: float) -> float | str:
     return value
 
 
-def _encode(value: Any) -> Any:
+def encode(value: Any) -> Any:
+    """A frozen dataclass, and what it holds, as JSON can hold it."""
     if isinstance(value, float):
         return writable(value)
     if isinstance(value, datetime):
@@ -59,11 +60,11 @@ def _encode(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, tuple):
-        return [_encode(one) for one in value]
+        return [encode(one) for one in value]
     if is_dataclass(value):
         kind: Any = type(value)
         return {
-            part.name: _encode(getattr(value, part.name))
+            part.name: encode(getattr(value, part.name))
             for part in _parts(kind)
             if not part.is_default(getattr(value, part.name))
         }
@@ -84,7 +85,7 @@ class _Part(NamedTuple):
 
     def read(self, body: dict[str, Any]) -> Any:
         if self.name in body:
-            return _decode(self.type, body[self.name])
+            return decode(self.type, body[self.name])
         if self.default is not MISSING:
             return self.default
         if _NOTHING in get_args(self.type):
@@ -102,10 +103,11 @@ def _part(field: "Field[Any]") -> _Part:
     return _Part(field.name, field.type, default)
 
 
-def _decode(kind: Any, value: Any) -> Any:
+def decode(kind: Any, value: Any) -> Any:
+    """What was encoded, as a ``kind`` again; KeyError, TypeError, AttributeError or ValueError for what is none."""
     inner = get_args(kind)
     if get_origin(kind) is tuple:
-        return tuple(_decode(inner[0], one) for one in value)
+        return tuple(decode(inner[0], one) for one in value)
     if inner:  # X | None
         if value is None:
             return None

@@ -15,9 +15,10 @@ import structlog
 from flux.control.damping import Damping, damped
 from flux.control.decide import decide
 from flux.control.decision import Decision, withhold
+from flux.control.feed import Outside
 from flux.control.ledger import BatteryCommand, is_stale
 from flux.control.plan import ControllerPlan
-from flux.control.state import AcknowledgedCommand, CycleState, MarketState, Measurement, Memory, Stop
+from flux.control.state import AcknowledgedCommand, CycleState, Measurement, Memory, Stop
 from flux.edge.controlled import BatteryState, ControlledBattery, MeteredDevice, Tell
 from flux.edge.decisions import Observer, observe_nothing
 from flux.edge.newest import NewestPolls
@@ -36,6 +37,7 @@ class SiteController:
     """Controls the batteries of one plan.
 
     ``halt`` says why control is to rest now (0 kW is sent), ``withheld`` why nothing at all may be sent; None: go on.
+    ``outside``: what is known of market, dispatch and envelopes at an instant.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class SiteController:
         withheld: Callable[[], str | None] = lambda: None,
         tell: Tell = lambda _key, _text: None,
         observe: Observer = observe_nothing,
-        market: Callable[[datetime], MarketState] = lambda _now: MarketState(),
+        outside: Callable[[datetime], Outside] = lambda _now: Outside(),
         quiet: bool = False,
     ) -> None:
         self.plan = plan
@@ -62,7 +64,7 @@ class SiteController:
         self._withheld = withheld
         self._tell = tell
         self._observe = observe
-        self._market = market
+        self._outside = outside
         self._sharing = Sharing(plan, [battery.capacity_kwh for battery in batteries])
         self._one_at_a_time = asyncio.Lock()
         self._quiet = quiet
@@ -215,6 +217,7 @@ class SiteController:
     def _cycle_state(self, now: datetime, states: list[BatteryState]) -> CycleState:
         self._update_stop(now)
         timeouts = [battery.timeout for battery in self.batteries if battery.timeout is not None]
+        market, schedule, limits = self._outside(now)
         return CycleState(
             time=now,
             site_power=self._site_power(),
@@ -222,7 +225,9 @@ class SiteController:
             battery_power=self._battery_power(now, states),
             last_command=self._last_command(now),
             command_timeout=min(timeouts, default=None),
-            market=self._market(now),
+            market=market,
+            schedule=schedule,
+            limits=limits,
             capability=self._sharing.capability(states),
             memory=self._memory,
             stop=self._stop,

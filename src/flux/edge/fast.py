@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from flux.control.feed import Outside
 from flux.control.plan import ControllerPlan
 from flux.control.state import MarketState
 from flux.devices.driver import DeviceDriver
@@ -103,7 +104,7 @@ class _FastSite:
                 self.newest,
                 clock=lambda: self.now,
                 observe=observe,
-                market=market,
+                outside=lambda now: Outside(market(now)),
                 quiet=True,
             )
         return self

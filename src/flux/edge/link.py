@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from flux.control.feed import ControlFeed
 from flux.edge.encoding import Recorded
 from flux.edge.stops import StopOrder
 from flux.model import Device, DeviceId, DeviceState
@@ -59,6 +60,13 @@ class PlatformLink(Protocol):
 
     async def wait_for_registry_change(self, timeout_s: float) -> bool:
         """True as soon as the registry may have changed, False after ``timeout_s`` without a change."""
+        ...
+
+    async def control_feed(self, after: str | None, timeout_s: float) -> ControlFeed | None:
+        """Market, dispatch, envelopes and pushed plan of the site, as soon as they differ from the feed ``after``.
+
+        ``after`` is the cursor of the feed that is known, None: none is. None after ``timeout_s`` without a change.
+        """
         ...
 
     async def platform_time(self) -> datetime:

@@ -22,6 +22,7 @@ from flux.edge.alarms import Alarms
 from flux.edge.background import Background
 from flux.edge.config import SiteFile
 from flux.edge.controlled import ControlledBattery
+from flux.edge.feed import FeedFollower
 from flux.edge.learned import LearnedStore
 from flux.edge.lease import ControlLease
 from flux.edge.link import PlatformLink, RegistrySnapshot
@@ -42,6 +43,7 @@ from flux.model import FluxError, InputError, UnavailableError
 _logger = structlog.get_logger(__name__)
 
 _FIRST_ANSWER_S = 10.0
+_FIRST_FEED_S = 3.0
 # A command may take a control interval, and be tried again; all of stopping ends before a supervisor insists (20 s).
 _STOP_CONTROL_S = 7.0
 _GIVE_BACK_S = 2.0
@@ -77,6 +79,7 @@ class EdgeRuntime:
         self._background = Background(alarms, sleep)
         self._outbox = Outbox(OutboxFile(self._state_dir / "outbox.sqlite", clock), alarms)
         self._learned = LearnedStore(self._state_dir / "learned.sqlite", clock)
+        self._feed = FeedFollower(link, self._learned, sleep)
         self._reporter = StateReporter(link, sleep)
         self._clock_check = ClockCheck(link, alarms, clock, sleep)
         self.recorder = Recorder(self._outbox, alarms, recording.memory_readings, sleep)
@@ -105,6 +108,7 @@ class EdgeRuntime:
             stopped=lambda: self._switch.reason,
             withheld=lambda: self._lease.refusal,
             prepare=self._prepare,
+            feed=lambda: self._feed.feed,
         )
         self._site_file_follower = SiteFileFollower(site_file, self.site, alarms, sleep)
         self._report = StatusReport(
@@ -132,6 +136,7 @@ class EdgeRuntime:
             self._take_locks()
             await self._open_outbox()
             await self._learn_who_owns_control()
+            await self._feed.begin(_FIRST_FEED_S)
             await self._begin(snapshot)
         except BaseException:
             await self._background.stop()
@@ -146,6 +151,7 @@ class EdgeRuntime:
         await follower.take(snapshot)
         self._background.start("uploader", self.uploader.run)
         self._background.start("registry", follower.run)
+        self._background.start("control feed", self._feed.run)
         self._background.start("state reports", self._reporter.run)
         self._background.start("clock check", self._clock_check.run)
         self._background.start("control lease", self._lease.run)

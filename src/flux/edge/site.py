@@ -13,8 +13,8 @@ from uuid import UUID
 
 import structlog
 
+from flux.control.feed import ControlFeed, Outside
 from flux.control.plan import ControllerPlan, plan_hash
-from flux.control.state import MarketState
 from flux.devices.client import ConnectionPool
 from flux.devices.driver import DeviceDriver, driver_for
 from flux.devices.template import DeviceTemplate
@@ -84,10 +84,12 @@ class Site:
         stopped: Callable[[], str | None] = lambda: None,
         withheld: Callable[[], str | None] = lambda: None,
         prepare: Callable[[ControlledBattery], None] = lambda _battery: None,
+        feed: Callable[[], ControlFeed] = ControlFeed,
     ) -> None:
         """``stopped``: why operators want it at 0 kW; ``withheld``: why nothing may be sent; None: neither.
 
-        ``prepare`` is given each battery before it is controlled for the first time.
+        ``prepare`` is given each battery before it is controlled for the first time; ``feed`` is what the platform
+        told last.
         """
         self._config = config
         self._plan = config.controller
@@ -102,6 +104,7 @@ class Site:
         self._stopped = stopped
         self._withheld = withheld
         self._prepare = prepare
+        self._feed = feed
         self.snapshot = RegistrySnapshot()
         self.newest = NewestPolls()
         self.devices: dict[UUID, SiteDevice] = {}
@@ -313,6 +316,7 @@ class Site:
             # nobody here has commanded this battery, and silence has made it safe: in maintenance it is left alone
             _logger.info("control does not begin yet", reason=self._unfit_battery())
             return
+        planned = self._plan.site
         controller = build_controller(
             self._plan,
             self._drivers(),
@@ -321,6 +325,7 @@ class Site:
             halt=self.halted,
             withheld=self._withheld,
             observe=self._ledger_of(self._plan).observe,
+            outside=lambda now: self._feed().at(now, planned),
             tell=self._alarms.set_or_clear,
         )
         if before is not None and controller.plan is before.plan and controller.uses_drivers_of(before):
@@ -379,7 +384,7 @@ def build_controller(
     halt: Callable[[], str | None] = lambda: None,
     withheld: Callable[[], str | None] = lambda: None,
     observe: Observer = observe_nothing,
-    market: Callable[[datetime], MarketState] = lambda _now: MarketState(),
+    outside: Callable[[datetime], Outside] = lambda _now: Outside(),
     tell: Tell = lambda _key, _text: None,
     quiet: bool = False,
 ) -> SiteController:
@@ -414,7 +419,7 @@ def build_controller(
         withheld=withheld,
         tell=tell,
         observe=observe,
-        market=market,
+        outside=outside,
         quiet=quiet,
     )
 

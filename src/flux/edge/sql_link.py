@@ -9,24 +9,25 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 
+from flux.control.feed import ControlFeed
 from flux.control.ledger import KeptDecision, PlanText
 from flux.edge.encoding import Recorded
 from flux.edge.link import LeaseAnswer, PushResult, RegistrySnapshot
+from flux.edge.sql_listener import Listener
 from flux.edge.stops import StopOrder
 from flux.model import Device, DeviceId, DeviceState, FluxError, UnavailableError
 from flux.registry import list_devices, set_state
 from flux.store import ownership
+from flux.store.control_feed import read_feed
 from flux.store.db import connect
 from flux.store.decisions import store_decisions
 from flux.store.ingest import ingest
 
 _ANSWER_TIMEOUT_S = 30.0
-# Several changes of one transaction or one script arrive together; they are read once.
-_SETTLE_S = 0.05
 
 
 class SqlLink:
-    """PlatformLink over psycopg: one connection for work, one that listens; both are opened when needed.
+    """PlatformLink over psycopg: one connection for work, two that listen; all are opened when needed.
 
     ``dsn`` is asked for the connection string each time, since an embedded server changes it when it restarts.
     """
@@ -36,7 +37,9 @@ class SqlLink:
         self._dsn = dsn
         self._working = asyncio.Lock()
         self._work: AsyncConnection[Any] | None = None
-        self._listener: AsyncConnection[Any] | None = None
+        self._name = f"flux edge {site}"
+        self._registry = Listener("flux_registry", dsn, f"{self._name} listener")
+        self._control = Listener("flux_control", dsn, f"{self._name} control listener")
 
     async def push(self, records: Sequence[Recorded]) -> PushResult:
         decisions = [record for record in records if isinstance(record, KeptDecision)]
@@ -58,17 +61,13 @@ class SqlLink:
         return RegistrySnapshot(tuple(devices), templates, order, resumed_at)
 
     async def wait_for_registry_change(self, timeout_s: float) -> bool:
-        try:
-            if self._listener is None:
-                self._listener = await self._listen()
-                return True  # whatever changed before we listened went unheard
-            changed = await _notified(self._listener, timeout_s)
-            while changed and await _notified(self._listener, _SETTLE_S):
-                pass
-        except psycopg.Error as error:
-            await self._drop_listener()
-            raise UnavailableError(f"platform: {_one_line(error)}") from error
-        return changed
+        return await self._registry.wait(timeout_s)
+
+    async def control_feed(self, after: str | None, timeout_s: float) -> ControlFeed | None:
+        await self._control.wait(timeout_s)
+        async with self._connection() as conn:
+            feed = await read_feed(conn, self._site)
+        return None if feed.cursor == after else feed
 
     async def platform_time(self) -> datetime:
         async with self._connection() as conn:
@@ -97,7 +96,8 @@ class SqlLink:
 
     async def close(self) -> None:
         await self._drop_work()
-        await self._drop_listener()
+        await self._registry.close()
+        await self._control.close()
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection[Any]]:
@@ -120,35 +120,10 @@ class SqlLink:
                 await self._drop_work()  # it may be in the middle of something
                 raise
 
-    async def _listen(self) -> AsyncConnection[Any]:
-        conn = await connect(self._dsn(), application_name=f"{self._name} listener", autocommit=True)
-        try:
-            await conn.execute("LISTEN flux_registry")
-        except BaseException:
-            await conn.close()
-            raise
-        return conn
-
-    @property
-    def _name(self) -> str:
-        return f"flux edge {self._site}"
-
     async def _drop_work(self) -> None:
         if self._work is not None:
             conn, self._work = self._work, None
             await conn.close()
-
-    async def _drop_listener(self) -> None:
-        if self._listener is not None:
-            conn, self._listener = self._listener, None
-            await conn.close()
-
-
-async def _notified(conn: AsyncConnection[Any], timeout_s: float) -> bool:
-    notified = False
-    async for _ in conn.notifies(timeout=timeout_s, stop_after=1):
-        notified = True
-    return notified
 
 
 async def _templates(conn: AsyncConnection[Any], devices: Sequence[Device]) -> dict[str, str]:

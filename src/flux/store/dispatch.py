@@ -16,7 +16,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from flux.control.state import ScheduleStep
+from flux.control.state import Envelope, ScheduleStep, SiteLimits
 from flux.errors import InputError, NotFoundError
 
 MANUAL = "manual"
@@ -41,14 +41,12 @@ class StoredStep:
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
-    """Limits of a grid connection, kW, in [start, end); None: the plan's."""
+class StoredEnvelope:
+    """An envelope that has not ended, and where it came from."""
 
-    start: datetime
-    end: datetime
-    import_limit_kw: float | None
-    export_limit_kw: float | None
-    source: str = MANUAL
+    envelope: Envelope
+    source: str
+    received_at: datetime
 
 
 async def replace_schedule(
@@ -113,21 +111,22 @@ async def schedule_of(conn: AsyncConnection[Any], site: str) -> list[StoredStep]
     return [StoredStep(ScheduleStep(start, end, what), source, at) for start, end, what, source, at in rows]
 
 
-async def add_envelope(conn: AsyncConnection[Any], site: str, envelope: Envelope) -> None:
+async def add_envelope(conn: AsyncConnection[Any], site: str, envelope: Envelope, *, source: str = MANUAL) -> None:
     """Add an envelope; while it lasts it counts before those received earlier.
 
     InputError for a span or a limit that can't be, NotFoundError for a site that is not known.
     """
     _check_span(envelope.start, envelope.end)
-    limits = [limit for limit in (envelope.import_limit_kw, envelope.export_limit_kw) if limit is not None]
-    if not limits or not all(isfinite(limit) for limit in limits):
+    import_kw, export_kw = envelope.limits.import_kw, envelope.limits.export_kw
+    given = [limit for limit in (import_kw, export_kw) if limit is not None]
+    if not given or not all(isfinite(limit) for limit in given):
         raise InputError("an operating envelope needs an import limit or an export limit, in kW")
     async with conn.transaction():
         await _lock_site(conn, site)
         await conn.execute(
             "INSERT INTO flux.site_envelopes (site, source, starts_at, ends_at, import_limit_kw, export_limit_kw)"
             " VALUES (%s, %s, %s, %s, %s, %s)",
-            (site, envelope.source, envelope.start, envelope.end, envelope.import_limit_kw, envelope.export_limit_kw),
+            (site, source, envelope.start, envelope.end, import_kw, export_kw),
         )
 
 
@@ -143,14 +142,18 @@ async def clear_envelopes(conn: AsyncConnection[Any], site: str) -> int:
     return cursor.rowcount
 
 
-async def envelopes_of(conn: AsyncConnection[Any], site: str) -> list[Envelope]:
+async def envelopes_of(conn: AsyncConnection[Any], site: str) -> list[StoredEnvelope]:
     """The envelopes that have not ended, the one that counts first at the head."""
     cursor = await conn.execute(
-        "SELECT starts_at, ends_at, import_limit_kw, export_limit_kw, source FROM flux.site_envelopes"
+        "SELECT starts_at, ends_at, import_limit_kw, export_limit_kw, source, received_at FROM flux.site_envelopes"
         " WHERE site = %s AND withdrawn_at IS NULL AND ends_at > clock_timestamp() ORDER BY id DESC",
         (site,),
     )
-    return [Envelope(*row) for row in await cursor.fetchall()]
+    rows = await cursor.fetchall()
+    return [
+        StoredEnvelope(Envelope(start, end, SiteLimits(import_kw, export_kw)), source, at)
+        for start, end, import_kw, export_kw, source, at in rows
+    ]
 
 
 async def check_site(conn: AsyncConnection[Any], site: str) -> None:
