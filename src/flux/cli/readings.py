@@ -122,7 +122,7 @@ def rejected(
 @rollups_app.callback(invoke_without_command=True, context_settings={"allow_interspersed_args": True})
 def rollups(
     device: Annotated[str, typer.Argument(help="Name or id of the device.")],
-    level: Annotated[str, typer.Option(help="5m, 30m or 1h; batteries have 5m.")] = "5m",
+    level: Annotated[str, typer.Option(help="5m, 30m or 1h.")] = "5m",
     since: Since = "24h",
     until: Until = None,
     as_json: AsJson = False,

@@ -2,9 +2,9 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from flux.errors import InputError
 from flux.model.durations import Duration
@@ -83,10 +83,17 @@ class MeterMetadata(DeviceMetadata):
     vt_ratio: float = Field(default=1.0, gt=0, strict=True)
     invert: bool = Field(default=False, strict=True)
     max_power_kw: float | None = Field(default=None, gt=0, strict=True)
+    storage_of: str | None = Field(default=None, description="name or id of the battery that a storage meter meters")
 
     @property
     def template_name(self) -> str | None:
         return self.register_map
+
+    @model_validator(mode="after")
+    def _meters_what_it_says(self) -> Self:
+        if self.storage_of is not None and self.meter_type is not MeterType.STORAGE:
+            raise ValueError("storage_of is for a meter with meter_type storage")
+        return self
 
 
 def parse_metadata(type: DeviceType, data: dict[str, Any], name: str = "device") -> BessMetadata | MeterMetadata:

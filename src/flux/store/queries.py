@@ -61,19 +61,17 @@ async def readings(
 async def rollups(
     conn: AsyncConnection[Any], device: Device, level: RollupLevel, since: datetime, until: datetime
 ) -> list[Row]:
-    """The buckets of a device with since ≤ time_b < until, oldest first. Batteries have 5m only (InputError)."""
+    """The buckets of a device with since ≤ time_b < until, oldest first."""
     check_level(level)
     bounds = {"id": device.id, "since": since, "until": until}
     if device.type is DeviceType.METER:
         function = sql.Identifier("flux", f"get_meter_readings_{level}")
         query = sql.SQL("SELECT * FROM {}(%(since)s, %(until)s, ARRAY[%(id)s::uuid]) ORDER BY time_b").format(function)
         return await _fetch(conn, query, bounds)
-    if level != "5m":
-        raise InputError(f"{device.name} is a battery: its rollups are 5m only")
     query = sql.SQL(
-        """SELECT * FROM flux.mg_bess_readings_5m
+        """SELECT * FROM {}
            WHERE device_id = %(id)s AND time_b >= %(since)s AND time_b < %(until)s ORDER BY time_b"""
-    ).format()
+    ).format(sql.Identifier("flux", f"mg_bess_readings_{level}"))
     return await _fetch(conn, query, bounds)
 
 

@@ -41,7 +41,7 @@ BATCH_DEVICES = 100
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One level of the meters' rollups; ``source`` None: made from the readings themselves."""
+    """One level of the rollups; ``source`` None: made from the readings themselves."""
 
     name: str
     width: timedelta
@@ -53,6 +53,11 @@ class Level:
         return f"get_meter_readings_{self.name}"
 
 
+BESS_LEVELS = (
+    Level("5m", timedelta(minutes=5), "mg_bess_readings_5m", None),
+    Level("30m", timedelta(minutes=30), "mg_bess_readings_30m", "mg_bess_readings_5m"),
+    Level("1h", timedelta(hours=1), "mg_bess_readings_1h", "mg_bess_readings_30m"),
+)
 _5M = "mg_meter_readings_5m_intermediate"
 _30M = "mg_meter_readings_30m_intermediate"
 LEVELS = (
@@ -89,7 +94,14 @@ def render_sql() -> str:
         for level in LEVELS
         if level.source is not None
     ]
-    parts += [_render("07_meter_refresh.sql", METER_METRICS), _render("08_bess.sql", BESS_METRICS)]
+    parts += [_render("07_meter_refresh.sql", METER_METRICS)]
+    parts += [_render("08_bess_table.sql", BESS_METRICS, **_names(level)) for level in BESS_LEVELS]
+    parts += [_render("08_bess.sql", BESS_METRICS)]
+    parts += [
+        _render("08_bess_coarser.sql", BESS_METRICS, **_names(level) | {"function": f"rollup_bess_{level.name}"})
+        for level in BESS_LEVELS
+        if level.source is not None
+    ]
     parts += [_render("09_read.sql", METER_METRICS, **_names(level)) for level in LEVELS]
     parts += [_render("10_refresh.sql", METER_METRICS)]
     return "\n".join(parts)

@@ -49,6 +49,10 @@ BEGIN
             UNION ALL
             SELECT min(b.time_b), max(b.time_b) + interval '299.999999 seconds'
             FROM flux.mg_bess_readings_5m b WHERE b.device_id = r.id AND r.type = 'bess'
+            UNION ALL
+            SELECT min(m.time_b), max(m.time_b) + interval '299.999999 seconds'
+            FROM flux.storage_meters(r.site) k JOIN flux.mg_meter_readings_5m_intermediate m ON m.device_id = k.meter
+            WHERE k.bess = r.id AND r.type = 'bess'
         ) x(first, last)
     ) s
     -- (greatest and least pass over nulls: where there is nothing, nothing can have changed)
@@ -88,14 +92,19 @@ CREATE OR REPLACE TRIGGER note_truncated BEFORE TRUNCATE ON flux.mg_bess_reading
 
 -- Whatever stands there, these answer: a device with nonsense in its metadata must not stop the refresh of the others.
 
-CREATE OR REPLACE FUNCTION flux.gap_limit_seconds(metadata jsonb) RETURNS double precision
+CREATE OR REPLACE FUNCTION flux.duration_seconds(written text) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
     SELECT CASE WHEN g.written ~ '^([0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d)){1,9}$' THEN (
-               SELECT least(greatest(sum(part[1]::double precision * CASE part[2]
-                          WHEN 'ms' THEN 0.001 WHEN 's' THEN 1 WHEN 'm' THEN 60 WHEN 'h' THEN 3600 ELSE 86400 END), 600), 31622400)
-               FROM regexp_matches(g.written, '([0-9.]+)(ms|s|m|h|d)', 'g') part)
-           ELSE 86400 END
-    FROM (SELECT lower(replace(metadata ->> 'gap_limit', ' ', ''))) g(written)
+               SELECT sum(part[1]::double precision * CASE part[2]
+                          WHEN 'ms' THEN 0.001 WHEN 's' THEN 1 WHEN 'm' THEN 60 WHEN 'h' THEN 3600 ELSE 86400 END)
+               FROM regexp_matches(g.written, '([0-9.]+)(ms|s|m|h|d)', 'g') part) END
+    FROM (SELECT lower(replace(written, ' ', ''))) g(written)
+$$;
+COMMENT ON FUNCTION flux.duration_seconds(text) IS 'A duration as people write it, e.g. 90s, 1h30m; null: it is none.';
+
+CREATE OR REPLACE FUNCTION flux.gap_limit_seconds(metadata jsonb) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
+    SELECT least(greatest(coalesce(flux.duration_seconds(metadata ->> 'gap_limit'), 86400), 600), 31622400)
 $$;
 COMMENT ON FUNCTION flux.gap_limit_seconds(jsonb) IS
     'Readings further apart than this split the series. metadata key gap_limit, e.g. "36h"; 24 h where there is none or it cannot be read; at least 10 minutes, at most 366 days.';
@@ -115,17 +124,32 @@ $$;
 COMMENT ON FUNCTION flux.counter_width(jsonb, text) IS
     'Where a counter begins again at 0, in its own unit: metadata counter_widths {name: value}, or counter_width for all; null: not known.';
 
+CREATE OR REPLACE FUNCTION flux.meters_batteries(type text, state text, metadata jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
+    SELECT CASE WHEN type = 'bess' OR metadata ->> 'meter_type' = 'storage'
+                THEN concat_ws(' ', type, state = 'decommissioned', metadata ->> 'storage_of') END
+$$;
+COMMENT ON FUNCTION flux.meters_batteries(text, text, jsonb) IS
+    'What of a device decides which meter is a battery''s own; null: nothing. When it changes, so do the battery''s rollups.';
+
 CREATE OR REPLACE FUNCTION flux.note_registry_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF tg_op = 'INSERT' THEN
         INSERT INTO flux.rollup_devices (device_id) SELECT n.id FROM new_devices n ON CONFLICT DO NOTHING;
+        PERFORM flux.note_rollup_change(b.id) FROM flux.mg_device_registry b
+        WHERE b.type = 'bess' AND b.site IN (SELECT n.site FROM new_devices n WHERE flux.meters_batteries(n.type, n.state, n.metadata) IS NOT NULL);
     ELSE  -- changed limits change what falls and gaps are taken for
         PERFORM flux.note_rollup_change(n.id)
         FROM new_devices n JOIN old_devices o ON o.id = n.id
-        WHERE (n.metadata -> 'gap_limit', n.metadata -> 'counter_width', n.metadata -> 'counter_widths', n.metadata -> 'max_power_kw')
+        WHERE (n.metadata -> 'gap_limit', n.metadata -> 'counter_width', n.metadata -> 'counter_widths', n.metadata -> 'max_power_kw', n.metadata -> 'hold_limit')
             IS DISTINCT FROM
-              (o.metadata -> 'gap_limit', o.metadata -> 'counter_width', o.metadata -> 'counter_widths', o.metadata -> 'max_power_kw');
+              (o.metadata -> 'gap_limit', o.metadata -> 'counter_width', o.metadata -> 'counter_widths', o.metadata -> 'max_power_kw', o.metadata -> 'hold_limit');
+        PERFORM flux.note_rollup_change(b.id) FROM flux.mg_device_registry b
+        WHERE b.type = 'bess' AND b.site IN (
+            SELECT unnest(ARRAY[n.site, o.site]) FROM new_devices n JOIN old_devices o ON o.id = n.id
+            WHERE (n.site, flux.meters_batteries(n.type, n.state, n.metadata))
+                IS DISTINCT FROM (o.site, flux.meters_batteries(o.type, o.state, o.metadata)));
     END IF;
     RETURN NULL;
 END $$;

@@ -3,13 +3,8 @@
 
 CREATE OR REPLACE FUNCTION flux.%function%(spans flux.rollup_range[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    whole flux.rollup_range[];
+    whole flux.rollup_range[] := flux.rollup_whole(spans, '%width%');
 BEGIN
-    SELECT array_agg((m.device_id, lower(m.r), upper(m.r), false)::flux.rollup_range) INTO whole
-    FROM (SELECT s.device_id, unnest(range_agg(tstzrange(
-              date_bin('%width%', s.lo, %epoch%),
-              date_bin('%width%', s.hi + interval '%width%' - interval '1 microsecond', %epoch%)))) AS r
-          FROM unnest(spans) s GROUP BY s.device_id) m;
     DELETE FROM flux.%table% t USING unnest(whole) w
     WHERE t.device_id = w.device_id AND t.time_b >= w.lo AND t.time_b < w.hi;
     INSERT INTO flux.%table% (

@@ -124,6 +124,13 @@ BEGIN
     END LOOP;
     PERFORM flux.rollup_meter_30m(spans);
     PERFORM flux.rollup_meter_1h(spans);
+
+    -- the batteries that these meters meter have their energy from here
+    INSERT INTO flux.rollup_changes (device_id, source, from_time, to_time)
+    SELECT k.bess, 'bess', s.lo, s.hi - interval '1 microsecond'
+    FROM unnest(spans) s
+    JOIN flux.mg_device_registry m ON m.id = s.device_id AND m.metadata ->> 'meter_type' = 'storage'
+    JOIN LATERAL flux.storage_meters(m.site) k ON k.meter = m.id;
     RETURN written;
 END $$;
 
@@ -134,6 +141,16 @@ LANGUAGE sql IMMUTABLE AS $$
     CROSS JOIN generate_series(date_bin('24 hours', s.lo, %epoch%), s.hi - interval '1 microsecond', interval '24 hours') day
 $$;
 COMMENT ON FUNCTION flux.rollup_days(flux.rollup_range[]) IS 'The same spans, cut at midnight UTC.';
+
+CREATE OR REPLACE FUNCTION flux.rollup_whole(spans flux.rollup_range[], width interval) RETURNS flux.rollup_range[]
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT array_agg((m.device_id, lower(m.r), upper(m.r), false)::flux.rollup_range)
+    FROM (SELECT s.device_id, unnest(range_agg(tstzrange(
+              date_bin(width, s.lo, %epoch%),
+              date_bin(width, s.hi + width - interval '1 microsecond', %epoch%)))) AS r
+          FROM unnest(spans) s GROUP BY s.device_id) m
+$$;
+COMMENT ON FUNCTION flux.rollup_whole(flux.rollup_range[], interval) IS 'The whole buckets of this width that the spans touch, joined.';
 
 CREATE OR REPLACE FUNCTION flux.rollup_first_open_hour(cut timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
     SELECT date_bin('1 hour', cut + interval '1 hour' - interval '1 microsecond', %epoch%)
