@@ -11,6 +11,7 @@ import typer
 
 import flux
 from flux.cli import (
+    backtest,
     control,
     db,
     demo,
@@ -45,7 +46,7 @@ def version() -> None:
     typer.echo(flux.__version__)
 
 
-for _command in (up.up, demo.demo, edge.edge, sim.sim, serve.serve, worker.worker, doctor.doctor):
+for _command in (up.up, demo.demo, edge.edge, sim.sim, serve.serve, worker.worker, doctor.doctor, backtest.backtest):
     app.command()(_command)
 readings.app.command("export")(transfer.export_readings)
 readings.app.command("import")(transfer.import_readings)
