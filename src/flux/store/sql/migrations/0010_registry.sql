@@ -65,3 +65,13 @@ CREATE TABLE flux.device_archives (
     PRIMARY KEY (device_id, archived_at)
 );
 COMMENT ON TABLE flux.device_archives IS 'The Parquet files that hold the readings of devices that were decommissioned.';
+
+CREATE TABLE flux.worker_jobs (
+    name         text PRIMARY KEY,
+    every_s      double precision NOT NULL,
+    succeeded_at timestamptz,
+    failed_at    timestamptz,
+    failure      text
+);
+COMMENT ON TABLE flux.worker_jobs IS 'What `flux worker` does in the background, and how it went last.';
+COMMENT ON COLUMN flux.worker_jobs.failure IS 'What went wrong in its last turn; null: nothing.';
