@@ -47,7 +47,8 @@ def sim(
 
     `flux sim --load load.csv --load-scale 4.5 --start 2026-01-15T16:00Z --speed 30`
 
-    Faults: drop, delay:2s, garbage, exception:CODE, refuse-writes, lag:30s, blocks:N, reset, restart:5s.
+    Faults: drop, delay:2s, garbage, exception:CODE, refuse-writes, lag:30s, noise:KW, blocks:N, tripped,
+    reset, restart:5s.
     """
     from flux.config import load_settings
     from flux.config.logs import configure_logging

@@ -22,6 +22,8 @@ SECOND = timedelta(seconds=1)
         ("M:exception", Fault(device="M", kind=FaultKind.EXCEPTION, number=4)),
         ("M:refuse-writes:3", Fault(device="M", kind=FaultKind.REFUSE_WRITES, number=3)),
         ("M:lag:30s", Fault(device="M", kind=FaultKind.LAG, duration=30 * SECOND)),
+        ("M:noise:0.3", Fault(device="M", kind=FaultKind.NOISE, power_kw=0.3)),
+        ("M:tripped", Fault(device="M", kind=FaultKind.TRIPPED)),
         ("M:blocks:0", Fault(device="M", kind=FaultKind.BLOCKS, number=0)),
         ("M:reset, after=10s", Fault(device="M", kind=FaultKind.RESET, after=10 * SECOND)),
         ("M:restart", Fault(device="M", kind=FaultKind.RESTART)),
@@ -45,6 +47,9 @@ def test_faults_as_text(text: str, fault: Fault) -> None:
         ("M:drop,p=2", "p=2 is outside 0 to 1"),
         ("M:drop,until=2s", "'until=2s' is no option"),
         ("M:blocks:-1", "-1 blocks cannot be available"),
+        ("M:noise", "noise needs an argument, like noise:0.3"),
+        ("M:noise:0", "a noise of 0 kW is no power above 0"),
+        ("M:noise:nan", "a noise of nan kW"),
     ],
 )
 def test_a_wrong_fault_is_refused_with_what_is_right(text: str, message: str) -> None:

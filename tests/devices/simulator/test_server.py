@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import statistics
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -243,6 +244,54 @@ async def test_refused_writes_leave_reads_alone() -> None:
         server.clear_faults()
         assert not (await modbus.write_register(1000, 1)).isError()
         assert server.site.battery(BESS).following
+
+
+async def test_the_register_log_has_what_the_registers_took_and_nothing_else() -> None:
+    async with serving() as (server, clock, _), client(server, BESS) as modbus:
+        await modbus.write_register(1000, 1)
+        server.add_fault(f"{BESS}:refuse-writes,for=5s")
+        await modbus.write_register(1000, 0)
+        clock.advance(timedelta(seconds=5))
+        server.tick()
+        await modbus.write_registers(1020, encode(server.site.device(BESS).template.register("command_power"), -12.5))
+        log = [(write.time - START, write.register, write.value) for write in server.site.device(BESS).register_log]
+        assert log == [
+            (timedelta(), "command_mode", 1),
+            (timedelta(seconds=5), "command_power", -12.5),
+        ]
+
+
+async def test_a_tripped_battery_shows_its_target_and_rests() -> None:
+    async with serving() as (server, clock, _), client(server, BESS) as modbus:
+        await modbus.write_register(1000, 1)
+        await modbus.write_registers(1020, encode(server.site.device(BESS).template.register("command_power"), 30.0))
+        server.add_fault(f"{BESS}:tripped,for=10s")
+        server.tick()
+        clock.advance(timedelta(seconds=5))
+        server.tick()
+        assert (await modbus.read_holding_registers(201, count=2)).registers == [0, 30_000]
+        assert server.site.battery(BESS).power_kw == 0
+        clock.advance(timedelta(seconds=10))
+        server.tick()
+        clock.advance(timedelta(seconds=5))
+        server.tick()
+        assert server.site.battery(BESS).power_kw == 30
+
+
+async def test_noise_is_in_the_powers_and_not_in_the_counters() -> None:
+    async with serving() as (server, clock, _), client(server, GRID) as modbus:
+        server.add_fault(f"{GRID}:noise:0.5")
+        seen = []
+        for _ in range(200):
+            clock.advance(timedelta(seconds=18))
+            server.tick()
+            seen.append(server.site.device(GRID).shown.power_kw - 36)
+        assert 0.4 < statistics.stdev(seen) < 0.6
+        assert abs(statistics.mean(seen)) < 0.15
+        assert await imported_kwh(modbus) == 36
+        server.clear_faults()
+        server.tick()
+        assert server.site.device(GRID).shown.power_kw == 36
 
 
 async def test_a_counter_reset_starts_from_zero() -> None:

@@ -10,7 +10,7 @@ from flux.devices.simulator.config import (
     load_sim_config,
 )
 from flux.devices.simulator.demo import demo_site
-from flux.devices.simulator.device import SimulatedDevice
+from flux.devices.simulator.device import RegisterWrite, SimulatedDevice
 from flux.devices.simulator.faults import Fault, FaultBoard, FaultKind, parse_fault
 from flux.devices.simulator.memory import MemoryTransport, memory_transport
 from flux.devices.simulator.replylog import Reply, ReplyLog, ReplySink, read_reply_log
@@ -27,6 +27,7 @@ __all__ = [
     "FaultKind",
     "LoadConfig",
     "MemoryTransport",
+    "RegisterWrite",
     "Reply",
     "ReplyLog",
     "ReplySink",

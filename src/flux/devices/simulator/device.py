@@ -1,11 +1,13 @@
 """One simulated device: what it is, its registers, and the physical thing behind them."""
 
+import random
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
+from flux.devices.codec import Value
 from flux.devices.simulator.bank import RegisterBank
 from flux.devices.simulator.commands import BatteryCommands
 from flux.devices.simulator.config import BatteryConfig, DeviceConfig
@@ -28,9 +30,25 @@ _KEPT = (
 """The fields of a battery that are its state; the others are its nature."""
 
 
+_LOGGED_WRITES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterWrite:
+    """A value, in engineering units, that a register has taken; ``time`` is the simulated one."""
+
+    time: datetime
+    register: str
+    value: Value
+
+
 @dataclass(slots=True)
 class SimulatedDevice:
-    """One device: what it is, its registers, and the physical thing behind them."""
+    """One device: what it is, its registers, and the physical thing behind them.
+
+    ``register_log`` has the writes that its registers took, whoever wrote them and by whatever way, oldest first; what
+    was refused is not in it.
+    """
 
     config: DeviceConfig
     template: DeviceTemplate
@@ -39,9 +57,15 @@ class SimulatedDevice:
     port: int
     commands: BatteryCommands | None = None
     lag: timedelta = timedelta()
+    noise_kw: float = 0.0
+    register_log: deque[RegisterWrite] = field(default_factory=lambda: deque(maxlen=_LOGGED_WRITES))
     bank: RegisterBank = field(init=False)
     shown: DeviceView = field(init=False)
     _past: deque[DeviceView] = field(default_factory=deque)
+    _chance: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._chance = random.Random(self.config.name)  # noqa: S311 - repeatable noise, not a secret
 
     @property
     def name(self) -> str:
@@ -90,10 +114,12 @@ class SimulatedDevice:
         }
 
     def view(self, time_us: int) -> DeviceView:
-        """The device at this instant."""
+        """The device at this instant, as well as it measures."""
         if isinstance(self.thing, Battery):
-            return BatteryView.of(self.thing, time_us)
-        return MeterView.of(self.thing, time_us, self.config.nominal_voltage_v, invert=self.config.invert)
+            view: DeviceView = BatteryView.of(self.thing, time_us)
+        else:
+            view = MeterView.of(self.thing, time_us, self.config.nominal_voltage_v, invert=self.config.invert)
+        return view.shifted(self._chance.gauss(0.0, self.noise_kw)) if self.noise_kw else view
 
     def publish(self, time_us: int) -> None:
         """Let its registers show the present, or what it was ``lag`` ago."""

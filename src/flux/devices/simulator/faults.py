@@ -11,6 +11,8 @@ Written ``DEVICE:kind[:argument][,option=value…]``, with ``*`` for every devic
     WLCE-GRID-METER:reset             counters to zero, once
     WLCE-BESS-01:restart:5s           connections closed, commands lost, away for five seconds, once
     WLCE-BESS-01:blocks:4             only four inverter blocks available
+    WLCE-GRID-METER:noise:0.3         its powers are off by 0.3 kW (one standard deviation), anew twice a second
+    WLCE-BESS-01:tripped              it takes commands and shows them as its target, and rests
 
 Options: ``p`` (probability of each request, 0 to 1), ``after`` and ``for`` (when it begins, how long it lasts).
 """
@@ -38,6 +40,8 @@ class FaultKind(StrEnum):
     BLOCKS = "blocks"
     RESET = "reset"
     RESTART = "restart"
+    NOISE = "noise"
+    TRIPPED = "tripped"
 
 
 ONCE = frozenset({FaultKind.RESET, FaultKind.RESTART})
@@ -49,12 +53,16 @@ _NUMBERED = {FaultKind.EXCEPTION: "4", FaultKind.REFUSE_WRITES: "4", FaultKind.B
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One way of misbehaving. ``duration`` is the argument of delay, lag and restart; ``number`` that of the others."""
+    """One way of misbehaving.
+
+    ``duration`` is the argument of delay, lag and restart; ``power_kw`` of noise; ``number`` that of the others.
+    """
 
     device: str
     kind: FaultKind
     duration: timedelta = timedelta()
     number: int = 0
+    power_kw: float = 0.0
     probability: float = 1.0
     after: timedelta = timedelta()
     lasts: timedelta | None = None
@@ -85,6 +93,11 @@ def parse_fault(text: str) -> Fault:
 def _with_argument(fault: Fault, argument: str) -> Fault:
     if fault.kind in _TIMED:
         return replace(fault, duration=parse_duration(_required(fault, argument or _TIMED[fault.kind], "10s")))
+    if fault.kind is FaultKind.NOISE:
+        power_kw = float(_required(fault, argument or None, "0.3"))
+        if not 0 < power_kw < float("inf"):
+            raise ValueError(f"a noise of {argument} kW is no power above 0")
+        return replace(fault, power_kw=power_kw)
     if fault.kind in _NUMBERED:
         number = int(_required(fault, argument or _NUMBERED[fault.kind], "4"))
         if fault.kind is not FaultKind.BLOCKS and not 1 <= number <= 255:

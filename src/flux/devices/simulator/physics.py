@@ -53,6 +53,7 @@ class Battery:
     ``following`` is False in every mode but direct control. ``timeout_s`` None: commands never time out.
     ``command_age_s`` counts since the last sign of life of whoever commands it. The ramps are in kW/s, ``ramp_up``
     away from rest and ``ramp_down`` towards it. ``power_kw`` and ``set_point_kw`` are + when discharging.
+    ``tripped``: it takes its commands and rests all the same.
     """
 
     spec: BatterySpec
@@ -65,6 +66,7 @@ class Battery:
     ramp_up_kw_s: float = math.inf
     ramp_down_kw_s: float = math.inf
     available_blocks: int = 1
+    tripped: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.energy_kwh <= self.spec.capacity_kwh:
@@ -85,7 +87,7 @@ class Battery:
         left_s = math.inf if self.timeout_s is None else self.timeout_s - self.command_age_s
         commanded_s = min(max(left_s, 0.0), duration_s)
         if commanded_s > 0:
-            self._steer(commanded_s, self._commanded_kw(), segments)
+            self._steer(commanded_s, 0.0 if self.tripped else self._commanded_kw(), segments)
         if commanded_s < duration_s:
             self._steer(duration_s - commanded_s, 0.0, segments)
         self.command_age_s += duration_s

@@ -123,6 +123,11 @@ class SimulatorServer:
         if self._save():
             self.site.publish()
 
+    async def advance(self) -> None:
+        """A tick, and devices that were restarting listen again; for who moves the clock by hand."""
+        self.tick()
+        await self._reopen(self._clock())
+
     def add_fault(self, fault: Fault | str) -> None:
         """Let a device misbehave from the next tick on (requests: from now on)."""
         parsed = parse_fault(fault) if isinstance(fault, str) else fault
@@ -136,8 +141,7 @@ class SimulatorServer:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._tick_s)
-            self.tick()
-            await self._reopen(self._clock())
+            await self.advance()
 
     def _take_up_state(self) -> None:
         if self._state is None:
@@ -189,7 +193,11 @@ class SimulatorServer:
         for device in self.devices:
             lag = self.faults.holding(device.name, (FaultKind.LAG,), now)
             self.site.set_lag(device.name, lag.duration if lag else timedelta())
+            noise = self.faults.holding(device.name, (FaultKind.NOISE,), now)
+            self.site.set_noise(device.name, noise.power_kw if noise else 0.0)
             if isinstance(device.thing, Battery):
+                tripped = self.faults.holding(device.name, (FaultKind.TRIPPED,), now) is not None
+                self.site.set_tripped(device.name, tripped)
                 blocks = self.faults.holding(device.name, (FaultKind.BLOCKS,), now)
                 whole = device.thing.spec.blocks
                 self.site.set_available_blocks(device.name, min(blocks.number, whole) if blocks else whole)

@@ -5,7 +5,7 @@ A name that is not here belongs to nothing that is simulated: its register holds
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flux.devices.simulator.physics import Battery, BatterySpec, Counter, Meter
 
@@ -37,6 +37,10 @@ class BatteryView:
             commanded,
         )
 
+    def shifted(self, power_kw: float) -> "BatteryView":
+        """With a measured power that is off by so much."""
+        return replace(self, power_kw=self.power_kw + power_kw)
+
 
 @dataclass(frozen=True, slots=True)
 class MeterView:
@@ -67,6 +71,11 @@ class MeterView:
             meter.phase_reactive_kvar,
             pairs,
         )
+
+    def shifted(self, power_kw: float) -> "MeterView":
+        """With powers that are off by so much, a third of it on each phase; counters are exact."""
+        a, b, c = (phase + power_kw / 3 for phase in self.phase_powers_kw)
+        return replace(self, power_kw=self.power_kw + power_kw, phase_powers_kw=(a, b, c))
 
     @property
     def frequency_hz(self) -> float:

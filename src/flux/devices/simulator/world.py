@@ -14,7 +14,7 @@ from flux.devices.codec import Value
 from flux.devices.simulator.bank import RegisterBank
 from flux.devices.simulator.commands import BatteryCommands
 from flux.devices.simulator.config import DeviceConfig, SimConfig
-from flux.devices.simulator.device import SimulatedDevice
+from flux.devices.simulator.device import RegisterWrite, SimulatedDevice
 from flux.devices.simulator.physics import Battery, LoadShape, Meter, MeterTap, SitePhysics
 from flux.devices.simulator.profiles import Recent, from_us, to_us
 from flux.devices.simulator.values import DeviceView
@@ -123,6 +123,16 @@ class SimulatedSite:
         """Let a device's registers show what it was ``lag`` ago; it starts from what they show now."""
         self.device(name).lag = lag
 
+    def set_noise(self, name: str, power_kw: float) -> None:
+        """Let the powers that a device shows be off by so much (one standard deviation), the same with each run."""
+        self.device(name).noise_kw = power_kw
+
+    def set_tripped(self, name: str, tripped: bool) -> None:
+        """Let a battery rest whatever it is commanded, without showing it in its target."""
+        if self.battery(name).tripped is not tripped:
+            self.battery(name).tripped = tripped
+            self._unpublished = True
+
     def state(self) -> dict[str, Any]:
         """Everything that must outlive a restart, as plain JSON values."""
         devices = {name: device.state() for name, device in self._devices.items()}
@@ -197,6 +207,7 @@ class SimulatedSite:
         return device.shown
 
     def _written(self, device: SimulatedDevice, name: str, value: Value) -> None:
+        device.register_log.append(RegisterWrite(self.time, name, value))
         if device.commands is not None:
             device.commands.written(name, value)
             self._unpublished = True

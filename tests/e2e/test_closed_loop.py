@@ -1,0 +1,193 @@
+"""Closed loop over real Modbus TCP: the site is kept at 0, no limit is passed, every fault is in the ledger."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import AsyncConnection
+from tests.e2e.closed_loop import BESS, GRID, START, STORAGE, Loop, Setup, closed_loop
+
+from flux.control.faults import FaultSpan
+from flux.devices.simulator import LoadConfig
+
+Begin = Callable[[Setup], AbstractAsyncContextManager[Loop]]
+TIMEOUT_S = 30
+"""The battery's own command timeout."""
+
+
+@pytest.fixture
+def begin(dsn: str, db: AsyncConnection[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
+    return lambda setup: closed_loop(setup, dsn, db, tmp_path, monkeypatch)
+
+
+def of_kind(faults: list[FaultSpan], kind: str, device: str = BESS) -> FaultSpan:
+    """The one fault of this kind; it began and ended."""
+    (found,) = [one for one in faults if (one.kind, one.device) == (kind, device)]
+    assert found.until is not None, f"{kind} has no end"
+    return found
+
+
+def seconds(span: FaultSpan) -> tuple[float, float]:
+    """From when to when, in seconds since the beginning."""
+    assert span.until is not None
+    return (span.since - START).total_seconds(), (span.until - START).total_seconds()
+
+
+async def test_a_calm_site_is_at_zero_after_two_cycles(begin: Begin) -> None:
+    async with begin(Setup()) as loop:
+        await loop.run(120)
+        loop.settled_within(0.1, last_s=110)
+        loop.no_limit_was_passed()
+    assert await loop.faults() == []
+    assert await loop.replays() >= 2
+
+
+async def test_with_noise_it_stays_within_two_kilowatts(begin: Begin) -> None:
+    async with begin(Setup()) as loop:
+        for meter in (GRID, STORAGE):
+            loop.server.add_fault(f"{meter}:noise:0.3")
+        await loop.run(200)
+        loop.settled_within(2.0, last_s=180)
+        assert max(map(abs, loop.site_kw[20:])) > 0.3, "there was noise to follow"
+        loop.no_limit_was_passed()
+
+
+async def test_with_a_slow_ramp_it_settles(begin: Begin) -> None:
+    async with begin(Setup(ramp_w_s=3000, load=LoadConfig(constant_kw=90.0))) as loop:
+        await loop.run(100)
+        assert loop.site_kw[10] > 50, "it ramps"
+        loop.settled_within(0.1, last_s=50)
+        loop.no_limit_was_passed()
+    assert await loop.faults() == []
+
+
+async def test_with_whole_kilowatts_it_settles(begin: Begin) -> None:
+    async with begin(Setup(template="whole_kw", load=LoadConfig(constant_kw=40.4))) as loop:
+        await loop.run(60)
+        loop.settled_within(0.6, last_s=50)
+        loop.no_limit_was_passed()
+        assert {write.value for write in loop.powers_written} == {40}
+
+
+async def test_with_a_meter_that_lags_it_settles_and_hunting_is_in_the_ledger(begin: Begin) -> None:
+    async with begin(Setup()) as loop:
+        loop.server.add_fault(f"{GRID}:lag:8s")
+        await loop.run(900)
+        assert max(map(abs, loop.site_kw[:200])) > 30, "it swings at first"
+        loop.settled_within(2.0, last_s=300)
+        loop.no_limit_was_passed()
+    (hunting,) = [one for one in await loop.faults() if one.kind == "hunting"]
+    assert hunting.until is None
+    assert hunting.since < START + timedelta(seconds=120)
+
+
+async def test_a_battery_that_restarts_is_set_up_again(begin: Begin) -> None:
+    async with begin(Setup()) as loop:
+        await loop.run(40)
+        before = len(loop.site.device(BESS).register_log)
+        loop.server.add_fault(f"{BESS}:restart:8s")
+        await loop.run(60)
+        loop.settled_within(0.1, last_s=20)
+        after = [write.register for write in list(loop.site.device(BESS).register_log)[before:]]
+        assert after[:2] == ["command_ramp_up", "command_ramp_down"], "ramps, timeout and mode are set again"
+        assert {"command_timeout", "command_mode"} <= set(after[:7])
+        loop.no_limit_was_passed()
+    faults = await loop.faults()
+    offline = of_kind(faults, "offline")
+    assert seconds(offline)[0] == pytest.approx(44, abs=4)
+    assert {one.kind for one in faults} <= {"offline", "not_acknowledged", "restarted"}
+
+
+async def test_refused_writes(begin: Begin) -> None:
+    async with begin(Setup()) as loop:
+        await loop.run(40)
+        loop.server.add_fault(f"{BESS}:refuse-writes,for=60s")
+        await loop.run(60)
+        assert loop.battery_kw[-1] == 0, "its own timeout has made it rest"
+        await loop.run(30)
+        loop.settled_within(0.1, last_s=16)
+        loop.no_limit_was_passed()
+    refused = of_kind(await loop.faults(), "not_acknowledged")
+    begins, ends = seconds(refused)
+    assert 40 <= begins <= 52, "with the first heartbeat that is due"
+    assert 100 <= ends <= 108
+    assert "was not acknowledged" in refused.words
+    assert await loop.replays() >= 3
+
+
+async def test_a_lost_network(begin: Begin) -> None:
+    async with begin(Setup()) as loop:
+        await loop.run(40)
+        loop.server.add_fault("*:drop,for=60s")
+        await loop.run(60)
+        written = [write.time for write in loop.powers_written]
+        assert max(written) <= START + timedelta(seconds=40), "no command on stale data"
+        assert loop.battery_kw[-1] == 0, "its own timeout has made it rest"
+        assert loop.battery_kw[40 + TIMEOUT_S - 12] > 0, "and not before"
+        await loop.run(60)
+        loop.settled_within(0.1, last_s=20)
+        loop.no_limit_was_passed()
+    faults = await loop.faults()
+    for device in (BESS, GRID, STORAGE):
+        begins, ends = seconds(of_kind(faults, "offline", device))
+        assert 40 <= begins <= 52
+        assert 100 <= ends <= 140
+    stale = of_kind(faults, "stale")
+    assert seconds(stale)[0] == pytest.approx(52, abs=4)
+    assert stale.words.startswith("stale: ")
+
+
+async def test_a_battery_that_takes_commands_and_rests(begin: Begin) -> None:
+    """Its meter shows it: nothing winds up, it is said once, and it goes on by itself."""
+    async with begin(Setup()) as loop:
+        await loop.run(40)
+        loop.server.add_fault(f"{BESS}:tripped,for=120s")
+        await loop.run(120)
+        assert max(abs(float(write.value)) for write in loop.powers_written) <= 40.1, (
+            "no command beyond the site's demand"
+        )
+        await loop.run(40)
+        loop.settled_within(0.1, last_s=20)
+        loop.no_limit_was_passed()
+    begins, ends = seconds(of_kind(await loop.faults(), "not_following"))
+    assert 48 <= begins <= 100
+    assert 160 <= ends <= 176
+
+
+async def test_soe_and_grid_limits_hold_at_the_register(begin: Begin) -> None:
+    """Runs empty under load, then full under sun: both limits of energy and both of the grid are met on the way."""
+    setup = Setup(
+        capacity_kwh=60,
+        soe_pct=9.5,
+        soe_min_kwh=5,
+        soe_max_kwh=7,
+        load=LoadConfig(constant_kw=80.0),
+        import_limit_kw=60,
+    )
+    async with begin(setup) as loop:
+        await loop.run(160)
+        assert loop.site.battery(BESS).energy_kwh == pytest.approx(5.0, abs=0.01)
+        assert loop.battery_kw[-1] == pytest.approx(0, abs=0.5)
+        loop.no_limit_was_passed()
+
+
+async def test_everything_together(begin: Begin) -> None:
+    setup = Setup(load=LoadConfig(mean_kw=40), template="whole_kw", ramp_w_s=20_000)
+    async with begin(setup) as loop:
+        loop.server.add_fault(f"{GRID}:lag:2s")
+        for meter in (GRID, STORAGE):
+            loop.server.add_fault(f"{meter}:noise:0.1")
+        await loop.run(120)
+        loop.server.add_fault(f"{BESS}:restart:8s")
+        await loop.run(80)
+        loop.server.add_fault(f"{BESS}:refuse-writes,for=40s")
+        await loop.run(120)
+        loop.server.add_fault("*:drop,for=40s")
+        await loop.run(300)
+        loop.no_limit_was_passed()
+    kinds = {one.kind for one in await loop.faults()}
+    assert {"offline", "not_acknowledged", "stale"} <= kinds
+    assert await loop.replays() > 50
