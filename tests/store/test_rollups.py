@@ -96,6 +96,21 @@ async def test_a_gap_longer_than_the_limit_is_listed_whole(db: Conn) -> None:
     assert sum(delta for _, delta in (await buckets(db, meter)).values()) == pytest.approx(151.0)
 
 
+async def test_a_gap_that_is_filled_so_well_that_nothing_beside_it_is_irregular_goes(db: Conn) -> None:
+    meter = await add_device(db, "M")
+    hours = [(0, 100.0), (0.5, 101.0), (1, 102.0), (30, 160.0), (30.5, 161.0)]
+    await ingest(db, [meter_reading(meter, NOON + h * HOUR, energy_imported_active=kwh) for h, kwh in hours])
+    await refresh(db)
+    assert len(await fetch(db, "SELECT 1 FROM flux.rollup_gaps")) == 1
+    late = [meter_reading(meter, NOON + h * HOUR, energy_imported_active=100 + 2.0 * h) for h in range(2, 12)]
+    await ingest(db, late)
+    await refresh(db)
+    assert await fetch(db, "SELECT 1 FROM flux.rollup_gaps") == []
+    assert await fetch(
+        db, "SELECT round(sum(energy_imported_active_delta)::numeric, 9) FROM flux.mg_meter_readings_1h"
+    ) == [(61,)]
+
+
 async def test_the_gap_limit_is_the_devices_own_and_changes_with_it(db: Conn) -> None:
     meter = await add_device(db, "M", metadata={"gap_limit": "2h"})
     await store(db, meter, (timedelta(), 100.0), (3 * HOUR, 136.0))

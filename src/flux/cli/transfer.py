@@ -149,17 +149,18 @@ def _teller(source: "RowSource") -> Any:
     return tell
 
 
-def print_report(file: Path, report: "ImportReport", rejects: Path | None) -> None:
+def print_report(file: Path, report: "ImportReport", rejects: Path | None, *, err: bool = False) -> None:
     """One line, and one more where rows were rejected."""
     rejected = report.rejected.total()
     typer.echo(
         f"{file}: {report.rows:,} rows: stored {report.stored:,}, "
-        f"stored before {report.duplicates:,}, rejected {rejected:,}"
+        f"stored before {report.duplicates:,}, rejected {rejected:,}",
+        err=err,
     )
     if rejected:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in report.rejected.most_common())
         where = f"they are in {rejects}" if rejects else "--rejects FILE writes them to a file"
-        typer.echo(f"rejected: {reasons}; {where}; what could be kept waits in `flux readings rejected`")
+        typer.echo(f"rejected: {reasons}; {where}; what could be kept waits in `flux readings rejected`", err=err)
 
 
 def zone_named(name: str | None) -> "ZoneInfo | None":

@@ -116,6 +116,12 @@ BEGIN
                    least(date_bin('5 minutes', e.until, %epoch%) + interval '5 minutes', s.hi), false
             FROM unnest(spans) s JOIN flux.counter_events e ON e.device_id = s.device_id
                 AND e.good_time < s.hi AND coalesce(e.until, 'infinity') >= s.lo
+            UNION ALL
+            -- a listed gap may have been filled so well that no row beside it is irregular any more: it must go
+            SELECT s.device_id, greatest(date_bin('5 minutes', g.from_time, %epoch%), s.lo),
+                   least(date_bin('5 minutes', g.to_time, %epoch%) + interval '5 minutes', s.hi), false
+            FROM unnest(spans) s JOIN flux.rollup_gaps g ON g.device_id = s.device_id
+                AND g.from_time < s.hi AND g.to_time > s.lo
         ) y GROUP BY y.device_id, y.forced
     ) x;
     FOREACH piece IN ARRAY coalesce(flux.rollup_days(exact), '{}') LOOP
