@@ -282,7 +282,7 @@ async def ensure_partitions(conn: AsyncConnection[Any], table: str, times: Seque
     async with conn.transaction():
         cursor = await conn.execute(
             """SELECT min(d.day) FROM flux.time_series s, unnest(%s::timestamptz[]) AS d(day)
-               WHERE s.table_name = %s
+               WHERE s.table_name = %s AND s.engine = 'partitions'
                GROUP BY flux.partition_name(s.table_name, s.step, d.day)
                HAVING to_regclass('flux.' || flux.partition_name(s.table_name, s.step, d.day)) IS NULL""",
             (days, table),

@@ -41,12 +41,17 @@ BATCH_DEVICES = 100
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One level of the rollups; ``source`` None: made from the readings themselves."""
+    """One level of the rollups; ``source`` None: made from the readings themselves.
+
+    ``step``: the time that one piece of its table holds; ``keep``: for how long, unless told otherwise (None: ever).
+    """
 
     name: str
     width: timedelta
     table: str
     source: str | None
+    step: str
+    keep: str | None
 
     @property
     def function(self) -> str:
@@ -54,16 +59,16 @@ class Level:
 
 
 BESS_LEVELS = (
-    Level("5m", timedelta(minutes=5), "mg_bess_readings_5m", None),
-    Level("30m", timedelta(minutes=30), "mg_bess_readings_30m", "mg_bess_readings_5m"),
-    Level("1h", timedelta(hours=1), "mg_bess_readings_1h", "mg_bess_readings_30m"),
+    Level("5m", timedelta(minutes=5), "mg_bess_readings_5m", None, "month", "1 year"),
+    Level("30m", timedelta(minutes=30), "mg_bess_readings_30m", "mg_bess_readings_5m", "year", "5 years"),
+    Level("1h", timedelta(hours=1), "mg_bess_readings_1h", "mg_bess_readings_30m", "year", None),
 )
 _5M = "mg_meter_readings_5m_intermediate"
 _30M = "mg_meter_readings_30m_intermediate"
 LEVELS = (
-    Level("5m", timedelta(minutes=5), _5M, None),
-    Level("30m", timedelta(minutes=30), _30M, _5M),
-    Level("1h", timedelta(hours=1), "mg_meter_readings_1h", _30M),
+    Level("5m", timedelta(minutes=5), _5M, None, "month", "1 year"),
+    Level("30m", timedelta(minutes=30), _30M, _5M, "year", "5 years"),
+    Level("1h", timedelta(hours=1), "mg_meter_readings_1h", _30M, "year", None),
 )
 
 
@@ -86,9 +91,14 @@ class Lag:
 
 def render_sql() -> str:
     """The whole engine as one script, to be run in one transaction; running it again changes nothing."""
-    parts = [_render("01_tables.sql", METER_METRICS)]
+    parts = [_render(name, METER_METRICS) for name in ("00_storage.sql", "01_tables.sql")]
     parts += [_render("02_meter_table.sql", METER_METRICS, **_names(level)) for level in LEVELS]
-    parts += [_render(name, METER_METRICS) for name in ("03_changes.sql", "04_meter_exact.sql", "05_meter_fast.sql")]
+    parts += [_render("03_changes.sql", METER_METRICS)]
+    parts += [
+        _render("03_anchors.sql", METER_METRICS, kind="meter"),
+        _render("03_anchors.sql", BESS_METRICS, kind="bess"),
+    ]
+    parts += [_render(name, METER_METRICS) for name in ("04_meter_exact.sql", "05_meter_fast.sql")]
     parts += [
         _render("06_meter_coarser.sql", METER_METRICS, **_names(level) | {"function": f"rollup_meter_{level.name}"})
         for level in LEVELS
@@ -103,7 +113,7 @@ def render_sql() -> str:
         if level.source is not None
     ]
     parts += [_render("09_read.sql", METER_METRICS, **_names(level)) for level in LEVELS]
-    parts += [_render("10_refresh.sql", METER_METRICS)]
+    parts += [_render(name, METER_METRICS) for name in ("10_refresh.sql", "20_lifecycle.sql")]
     return "\n".join(parts)
 
 
@@ -153,6 +163,9 @@ def _names(level: Level) -> dict[str, str]:
         "source": level.source or "mg_meter_readings",
         "width": f"{minutes} minutes",
         "function": level.function,
+        "made_from": level.source or level.table[: level.table.index("_readings")] + "_readings",
+        "step": level.step,
+        "keep": f"'{level.keep}'" if level.keep else "NULL",
     }
 
 

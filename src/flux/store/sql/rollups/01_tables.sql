@@ -1,8 +1,6 @@
 -- What the rollups are kept in, and what the engine remembers. This script may run again at any time: it adds what is
 -- missing. Lines that begin with @level, @counter or @code are repeated for each such metric of the model.
 
-SET LOCAL client_min_messages = warning;  -- "column … already exists, skipping" is the normal case here
-
 -- Where all of this is there already, ingest and refreshes may be at work: wait for them in the order in which they lock.
 DO $do$
 BEGIN
@@ -11,6 +9,11 @@ BEGIN
         LOCK TABLE flux.rollup_devices, flux.rollup_changes IN ACCESS EXCLUSIVE MODE;
     END IF;
 END $do$;
+
+SELECT flux.keep_as_time_series('mg_meter_readings', 'time', 'week', '90 days');
+SELECT flux.keep_as_time_series('mg_bess_readings', 'time', 'week', '90 days');
+SELECT flux.keep_as_time_series('control_decisions', 'time', 'week', '90 days');
+SELECT flux.keep_as_time_series('device_health', 'timestamp', 'month', '1 year');
 
 DO $do$
 BEGIN

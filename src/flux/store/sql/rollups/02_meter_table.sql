@@ -37,3 +37,4 @@ COMMENT ON COLUMN flux.%table%.irregular IS 'A counter fell, was missing or had 
 @weighted COMMENT ON COLUMN flux.%table%.%m%_weighted IS 'Mean weighed by energy: each sample by the magnitude of %w% beside it. Null where no power flowed.';
 @weighted COMMENT ON COLUMN flux.%table%.%m%_weighted_sum IS 'Sum of sample × |%w%|, so that coarser levels weigh right.';
 @weighted COMMENT ON COLUMN flux.%table%.%m%_weight IS 'Sum of |%w%| over the samples that have both.';
+SELECT flux.keep_as_time_series('%table%', 'time_b', '%step%', %keep%, '%made_from%');

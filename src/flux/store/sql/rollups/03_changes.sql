@@ -40,7 +40,7 @@ BEGIN
     FROM flux.mg_device_registry r CROSS JOIN LATERAL (
         -- as far as there are readings, or rollups of readings that went
         SELECT min(x.first) AS first, max(x.last) AS last FROM (
-            SELECT min(m.time), max(m.time) FROM flux.mg_meter_readings m WHERE m.device_id = r.id AND r.type = 'meter'
+            SELECT min(m.time), max(m.time) FROM flux.rollup_meter_readings m WHERE m.device_id = r.id AND r.type = 'meter'
             UNION ALL
             SELECT min(m.time_b), max(m.time_b) + interval '299.999999 seconds'
             FROM flux.mg_meter_readings_5m_intermediate m WHERE m.device_id = r.id AND r.type = 'meter'
@@ -68,13 +68,46 @@ BEGIN
     RETURN NULL;
 END $$;
 
+CREATE OR REPLACE FUNCTION flux.refuse_plain_delete() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('flux.deleting', true) IS DISTINCT FROM 'on' THEN
+        RAISE EXCEPTION 'rollups would not follow: use SELECT flux.delete_readings(device_id, from_time, to_time)'
+            USING ERRCODE = 'feature_not_supported';
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION flux.delete_readings(of_device uuid, from_time timestamptz, to_time timestamptz) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    kind text := (SELECT r.type FROM flux.mg_device_registry r WHERE r.id = of_device);
+    gone bigint;
+BEGIN
+    IF kind IS NULL THEN
+        RAISE EXCEPTION 'no device has the id %', of_device USING ERRCODE = 'no_data_found';
+    END IF;
+    IF (SELECT s.engine FROM flux.storage s) = 'hypertable' THEN
+        PERFORM flux.note_rollup_change(of_device, from_time, to_time);
+        PERFORM set_config('flux.deleting', 'on', true);
+    END IF;
+    IF kind = 'meter' THEN
+        DELETE FROM flux.mg_meter_readings r WHERE r.device_id = of_device AND r.time >= from_time AND r.time < to_time;
+    ELSE
+        DELETE FROM flux.mg_bess_readings r WHERE r.device_id = of_device AND r.time >= from_time AND r.time < to_time;
+    END IF;
+    GET DIAGNOSTICS gone = ROW_COUNT;
+    PERFORM set_config('flux.deleting', '', true);
+    RETURN gone;
+END $$;
+COMMENT ON FUNCTION flux.delete_readings(uuid, timestamptz, timestamptz) IS
+    'Deletes the readings of a device, from_time ≤ time < to_time, on any engine; the rollups follow. Returns how many.';
+
 CREATE OR REPLACE TRIGGER note_added AFTER INSERT ON flux.mg_meter_readings
     REFERENCING NEW TABLE AS new_readings FOR EACH STATEMENT EXECUTE FUNCTION flux.note_added_readings('meter');
 CREATE OR REPLACE TRIGGER note_changed AFTER UPDATE ON flux.mg_meter_readings
     REFERENCING OLD TABLE AS old_readings NEW TABLE AS new_readings
     FOR EACH STATEMENT EXECUTE FUNCTION flux.note_changed_readings('meter');
-CREATE OR REPLACE TRIGGER note_removed AFTER DELETE ON flux.mg_meter_readings
-    REFERENCING OLD TABLE AS old_readings FOR EACH STATEMENT EXECUTE FUNCTION flux.note_removed_readings('meter');
 CREATE OR REPLACE TRIGGER note_truncated BEFORE TRUNCATE ON flux.mg_meter_readings
     FOR EACH STATEMENT EXECUTE FUNCTION flux.note_truncated_readings('meter');
 
@@ -83,10 +116,26 @@ CREATE OR REPLACE TRIGGER note_added AFTER INSERT ON flux.mg_bess_readings
 CREATE OR REPLACE TRIGGER note_changed AFTER UPDATE ON flux.mg_bess_readings
     REFERENCING OLD TABLE AS old_readings NEW TABLE AS new_readings
     FOR EACH STATEMENT EXECUTE FUNCTION flux.note_changed_readings('bess');
-CREATE OR REPLACE TRIGGER note_removed AFTER DELETE ON flux.mg_bess_readings
-    REFERENCING OLD TABLE AS old_readings FOR EACH STATEMENT EXECUTE FUNCTION flux.note_removed_readings('bess');
 CREATE OR REPLACE TRIGGER note_truncated BEFORE TRUNCATE ON flux.mg_bess_readings
     FOR EACH STATEMENT EXECUTE FUNCTION flux.note_truncated_readings('bess');
+
+-- The rows of a rollup may fall in a month that has no partition yet: always in one order, so that refreshes wait in turn.
+CREATE OR REPLACE FUNCTION flux.ensure_rollup_partitions(kind text, spans flux.rollup_range[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    missing record;
+BEGIN
+    FOR missing IN
+        SELECT format('flux.%I', s.table_name)::regclass AS parent, m.at AT TIME ZONE 'UTC' AS at
+        FROM (SELECT DISTINCT generate_series(date_trunc('month', x.lo AT TIME ZONE 'UTC'), x.hi AT TIME ZONE 'UTC', '1 month') AS at
+              FROM unnest(spans) x) m
+        JOIN flux.time_series s ON s.engine = 'partitions' AND s.made_from IS NOT NULL AND s.table_name LIKE 'mg_' || kind || '_%'
+        WHERE to_regclass(format('flux.%I', flux.partition_name(s.table_name, s.step, m.at AT TIME ZONE 'UTC'))) IS NULL
+        ORDER BY s.table_name, m.at
+    LOOP
+        PERFORM flux.ensure_partitions(missing.parent, missing.at, missing.at);
+    END LOOP;
+END $$;
 
 -- ── What a device's metadata says of its counters ──────────────────────────────────────────────────────────────────
 

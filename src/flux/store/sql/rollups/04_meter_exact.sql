@@ -15,16 +15,16 @@ DECLARE
     fifth  timestamptz;
     past   timestamptz;
 BEGIN
-    SELECT r.time INTO newest FROM flux.mg_meter_readings r
+    SELECT r.time INTO newest FROM flux.rollup_meter_readings r
     WHERE r.device_id = of_device AND r.time < at AND r.time >= at - gap AND num_nonnulls(
 @counter{, }        r.%m%
     ) = full_count ORDER BY r.time DESC LIMIT 1;
     IF newest IS NOT NULL THEN
-        SELECT r.time INTO fifth FROM flux.mg_meter_readings r
+        SELECT r.time INTO fifth FROM flux.rollup_meter_readings r
         WHERE r.device_id = of_device AND r.time < newest AND r.time >= newest - gap AND num_nonnulls(
 @counter{, }            r.%m%
         ) = full_count ORDER BY r.time DESC OFFSET 4 LIMIT 1;
-        SELECT r.time INTO past FROM flux.mg_meter_readings r
+        SELECT r.time INTO past FROM flux.rollup_meter_readings r
         WHERE r.device_id = of_device AND r.time < newest - interval '5 minutes' AND r.time >= newest - gap AND num_nonnulls(
 @counter{, }            r.%m%
         ) = full_count ORDER BY r.time DESC LIMIT 1;
@@ -34,7 +34,7 @@ BEGIN
     END IF;
     -- near the beginning there may be so few readings that all of them will do
     RETURN (SELECT CASE WHEN count(*) < 50 THEN coalesce(min(b.time), at) END FROM (
-        SELECT r.time FROM flux.mg_meter_readings r WHERE r.device_id = of_device AND r.time < at
+        SELECT r.time FROM flux.rollup_meter_readings r WHERE r.device_id = of_device AND r.time < at
         ORDER BY r.time DESC LIMIT 50) b);
 END $$;
 
@@ -45,16 +45,16 @@ DECLARE
     fifth  timestamptz;
     past   timestamptz;
 BEGIN
-    SELECT r.time INTO oldest FROM flux.mg_meter_readings r
+    SELECT r.time INTO oldest FROM flux.rollup_meter_readings r
     WHERE r.device_id = of_device AND r.time >= at AND r.time < at + gap AND num_nonnulls(
 @counter{, }        r.%m%
     ) = full_count ORDER BY r.time LIMIT 1;
     IF oldest IS NOT NULL THEN
-        SELECT r.time INTO fifth FROM flux.mg_meter_readings r
+        SELECT r.time INTO fifth FROM flux.rollup_meter_readings r
         WHERE r.device_id = of_device AND r.time > oldest AND r.time <= oldest + gap AND num_nonnulls(
 @counter{, }            r.%m%
         ) = full_count ORDER BY r.time OFFSET 4 LIMIT 1;
-        SELECT r.time INTO past FROM flux.mg_meter_readings r
+        SELECT r.time INTO past FROM flux.rollup_meter_readings r
         WHERE r.device_id = of_device AND r.time > oldest + interval '5 minutes' AND r.time <= oldest + gap AND num_nonnulls(
 @counter{, }            r.%m%
         ) = full_count ORDER BY r.time LIMIT 1;
@@ -63,7 +63,7 @@ BEGIN
         END IF;
     END IF;
     RETURN (SELECT CASE WHEN count(*) < 50 THEN coalesce(max(a.time), at) END FROM (
-        SELECT r.time FROM flux.mg_meter_readings r WHERE r.device_id = of_device AND r.time >= at
+        SELECT r.time FROM flux.rollup_meter_readings r WHERE r.device_id = of_device AND r.time >= at
         ORDER BY r.time LIMIT 50) a);
 END $$;
 
@@ -79,16 +79,16 @@ DECLARE
     near   bigint;
     needed boolean;
 BEGIN
-    SELECT r.time INTO newest FROM flux.mg_meter_readings r
+    SELECT r.time INTO newest FROM flux.rollup_meter_readings r
     WHERE r.device_id = of_device AND r.time < lo AND r.time >= lo - gap AND (ARRAY[
 @counter{, }        r.%m%
     ])[k] IS NOT NULL ORDER BY r.time DESC LIMIT 1;
     needed := forced OR EXISTS (
-        SELECT FROM flux.mg_meter_readings r WHERE r.device_id = of_device AND r.time >= lo AND r.time < hi AND (ARRAY[
+        SELECT FROM flux.rollup_meter_readings r WHERE r.device_id = of_device AND r.time >= lo AND r.time < hi AND (ARRAY[
 @counter{, }            r.%m%
         ])[k] IS NOT NULL);
     IF newest IS NULL AND needed THEN
-        SELECT r.time INTO newest FROM flux.mg_meter_readings r
+        SELECT r.time INTO newest FROM flux.rollup_meter_readings r
         WHERE r.device_id = of_device AND r.time < lo - gap AND (ARRAY[
 @counter{, }            r.%m%
         ])[k] IS NOT NULL ORDER BY r.time DESC LIMIT 1;
@@ -97,29 +97,29 @@ BEGIN
         RETURN;
     END IF;
     IF want_before THEN
-        SELECT count(*) INTO near FROM flux.mg_meter_readings r
+        SELECT count(*) INTO near FROM flux.rollup_meter_readings r
         WHERE r.device_id = of_device AND r.time <= newest AND r.time >= newest - interval '5 minutes' AND (ARRAY[
 @counter{, }            r.%m%
         ])[k] IS NOT NULL;
         RETURN QUERY SELECT c.time, c.v FROM (
             SELECT r.time, (ARRAY[
 @counter{, }                r.%m%
-            ])[k] AS v FROM flux.mg_meter_readings r WHERE r.device_id = of_device AND r.time <= newest) c
+            ])[k] AS v FROM flux.rollup_meter_readings r WHERE r.device_id = of_device AND r.time <= newest) c
         WHERE c.v IS NOT NULL ORDER BY c.time DESC LIMIT greatest(6, near + 1);
     END IF;
     IF want_after THEN
-        SELECT r.time INTO oldest FROM flux.mg_meter_readings r
+        SELECT r.time INTO oldest FROM flux.rollup_meter_readings r
         WHERE r.device_id = of_device AND r.time >= hi AND (ARRAY[
 @counter{, }            r.%m%
         ])[k] IS NOT NULL ORDER BY r.time LIMIT 1;
-        SELECT count(*) INTO near FROM flux.mg_meter_readings r
+        SELECT count(*) INTO near FROM flux.rollup_meter_readings r
         WHERE r.device_id = of_device AND r.time >= oldest AND r.time <= oldest + interval '5 minutes' AND (ARRAY[
 @counter{, }            r.%m%
         ])[k] IS NOT NULL;
         RETURN QUERY SELECT c.time, c.v FROM (
             SELECT r.time, (ARRAY[
 @counter{, }                r.%m%
-            ])[k] AS v FROM flux.mg_meter_readings r WHERE r.device_id = of_device AND r.time >= oldest) c
+            ])[k] AS v FROM flux.rollup_meter_readings r WHERE r.device_id = of_device AND r.time >= oldest) c
         WHERE c.v IS NOT NULL ORDER BY c.time LIMIT greatest(6, near + 1);
     END IF;
 END $$;
@@ -196,7 +196,7 @@ BEGIN
         FROM (
             SELECT r.time, ARRAY[
 @counter{, }                r.%m%
-            ] AS v FROM flux.mg_meter_readings r
+            ] AS v FROM flux.rollup_meter_readings r
             WHERE r.device_id = of_device AND r.time >= coalesce(before_at, lo)
                 AND r.time <= coalesce(after_at, hi - interval '1 microsecond')
             UNION ALL
@@ -345,6 +345,7 @@ BEGIN
     END LOOP;
 
     -- ── write ──
+    PERFORM flux.ensure_rollup_partitions('meter', ARRAY[(of_device, lo, hi, false)::flux.rollup_range]);
     DELETE FROM flux.mg_meter_readings_5m_intermediate t
     WHERE t.device_id = of_device AND t.time_b >= lo AND t.time_b < hi AND t.samples = 0;
     INSERT INTO flux.mg_meter_readings_5m_intermediate (

@@ -44,13 +44,13 @@ BEGIN
         LEFT JOIN LATERAL (
             SELECT r.time, num_nonnulls(
 @counter{, }                r.%m%
-            ) AS counters FROM flux.mg_meter_readings r
+            ) AS counters FROM flux.rollup_meter_readings r
             WHERE r.device_id = p.device_id AND r.time < p.lo AND r.time >= p.lo - l2.gap AND num_nonnulls(
 @counter{, }                r.%m%
             ) > 0 AND d.counters <> '{}' ORDER BY r.time DESC LIMIT 1
         ) before ON true
         LEFT JOIN LATERAL (
-            SELECT r.time FROM flux.mg_meter_readings r
+            SELECT r.time FROM flux.rollup_meter_readings r
             WHERE r.device_id = p.device_id AND r.time >= p.hi AND r.time < p.hi + l2.gap AND num_nonnulls(
 @counter{, }                r.%m%
             ) > 0 AND d.counters <> '{}' ORDER BY r.time LIMIT 1
@@ -60,7 +60,7 @@ BEGIN
         CROSS JOIN LATERAL (
             SELECT CASE WHEN before.counters = cardinality(d.counters) THEN before.counters
                         ELSE flux.rollup_counters_near(p.device_id, p.lo - l2.gap, p.hi + l2.gap) END AS counters,
-                   (SELECT r.time FROM flux.mg_meter_readings r WHERE r.device_id = p.device_id ORDER BY r.time DESC LIMIT 1) >= p.hi AS more
+                   (SELECT r.time FROM flux.rollup_meter_readings r WHERE r.device_id = p.device_id ORDER BY r.time DESC LIMIT 1) >= p.hi AS more
             OFFSET 0
         ) every
         CROSS JOIN LATERAL (
@@ -124,7 +124,7 @@ BEGIN
                                 ARRAY[
 @counter                                r.%m%,
                                 0, 0, 0, 0] AS now
-                            FROM flux.mg_meter_readings r
+                            FROM flux.rollup_meter_readings r
                             WHERE r.device_id = p.device_id
                                 AND r.time >= coalesce(before.time, p.lo)
                                 AND r.time <= coalesce(after.time, p.hi - interval '1 microsecond')
@@ -150,7 +150,7 @@ CREATE OR REPLACE FUNCTION flux.rollup_counters_near(of_device uuid, lo timestam
 LANGUAGE sql STABLE AS $$
     SELECT (
 @counter{ + }        (count(r.%m%) > 0)::integer
-    ) FROM flux.mg_meter_readings r WHERE r.device_id = of_device AND r.time >= lo AND r.time <= hi
+    ) FROM flux.rollup_meter_readings r WHERE r.device_id = of_device AND r.time >= lo AND r.time <= hi
 $$;
 COMMENT ON FUNCTION flux.rollup_counters_near(uuid, timestamptz, timestamptz) IS 'How many counters a device reported at least once from lo to hi.';
 

@@ -44,7 +44,7 @@ BEGIN
             SELECT
 @counter                count(r.%m%) > 0 AS %m%,
                 true
-            FROM flux.mg_meter_readings r WHERE r.device_id = c.device_id AND r.time >= c.lo AND r.time <= c.hi
+            FROM flux.rollup_meter_readings r WHERE r.device_id = c.device_id AND r.time >= c.lo AND r.time <= c.hi
         ) f
         CROSS JOIN LATERAL (VALUES
 @counter{, }            ('%m%', f.%m%)
@@ -100,6 +100,7 @@ BEGIN
     END IF;
 
     -- ── compute ──
+    PERFORM flux.ensure_rollup_partitions('meter', spans);
     DELETE FROM flux.mg_meter_readings_5m_intermediate t USING unnest(spans) s
     WHERE t.device_id = s.device_id AND t.time_b >= s.lo AND t.time_b < s.hi;
     SELECT f.buckets, f.irregulars INTO written, wider FROM flux.rollup_meter_fast(flux.rollup_days(spans)) f;
@@ -172,13 +173,13 @@ DECLARE
 BEGIN
     SELECT r.time, num_nonnulls(
 @counter{, }        r.%m%
-    ) INTO newest, filled FROM flux.mg_meter_readings r
+    ) INTO newest, filled FROM flux.rollup_meter_readings r
     WHERE r.device_id = of_device AND r.time < at AND r.time >= floor ORDER BY r.time DESC LIMIT 1;
     IF newest IS NULL OR filled = cardinality(counters) THEN
         RETURN newest;
     END IF;
     RETURN least(
-@counter{, }        CASE WHEN '%m%' = ANY (counters) THEN (SELECT r.time FROM flux.mg_meter_readings r WHERE r.device_id = of_device AND r.time < at AND r.time >= floor AND r.%m% IS NOT NULL ORDER BY r.time DESC LIMIT 1) END
+@counter{, }        CASE WHEN '%m%' = ANY (counters) THEN (SELECT r.time FROM flux.rollup_meter_readings r WHERE r.device_id = of_device AND r.time < at AND r.time >= floor AND r.%m% IS NOT NULL ORDER BY r.time DESC LIMIT 1) END
     );
 END $$;
 
@@ -190,13 +191,13 @@ DECLARE
 BEGIN
     SELECT r.time, num_nonnulls(
 @counter{, }        r.%m%
-    ) INTO oldest, filled FROM flux.mg_meter_readings r
+    ) INTO oldest, filled FROM flux.rollup_meter_readings r
     WHERE r.device_id = of_device AND r.time > at AND r.time <= ceiling ORDER BY r.time LIMIT 1;
     IF oldest IS NULL OR filled = cardinality(counters) THEN
         RETURN oldest;
     END IF;
     RETURN greatest(
-@counter{, }        CASE WHEN '%m%' = ANY (counters) THEN (SELECT r.time FROM flux.mg_meter_readings r WHERE r.device_id = of_device AND r.time > at AND r.time <= ceiling AND r.%m% IS NOT NULL ORDER BY r.time LIMIT 1) END
+@counter{, }        CASE WHEN '%m%' = ANY (counters) THEN (SELECT r.time FROM flux.rollup_meter_readings r WHERE r.device_id = of_device AND r.time > at AND r.time <= ceiling AND r.%m% IS NOT NULL ORDER BY r.time LIMIT 1) END
     );
 END $$;
 
@@ -204,7 +205,7 @@ CREATE OR REPLACE FUNCTION flux.rollup_events_touched(of_device uuid, from_time 
 RETURNS TABLE (lo timestamptz, hi timestamptz) LANGUAGE sql STABLE AS $$
     -- of an undecided fall everything after it hangs in the air
     SELECT e.good_time, coalesce(e.until, (
-        SELECT max(r.time) FROM flux.mg_meter_readings r WHERE r.device_id = of_device))
+        SELECT max(r.time) FROM flux.rollup_meter_readings r WHERE r.device_id = of_device))
     FROM flux.counter_events e
     WHERE e.device_id = of_device AND e.good_time < to_time AND coalesce(e.until, 'infinity') >= from_time
 $$;

@@ -42,7 +42,7 @@ BEGIN
         JOIN flux.rollup_devices d ON d.device_id = j.device_id
         LEFT JOIN LATERAL (
             -- that it now has a next reading changes what the one before held
-            SELECT b.time FROM flux.mg_bess_readings b WHERE b.device_id = j.device_id AND b.time < lower(j.r)
+            SELECT b.time FROM flux.rollup_bess_readings b WHERE b.device_id = j.device_id AND b.time < lower(j.r)
             ORDER BY b.time DESC LIMIT 1
         ) before ON true
         WHERE d.cut IS NULL OR upper(j.r) >= flux.rollup_first_open_hour(d.cut)
@@ -53,6 +53,7 @@ BEGIN
         RETURN 0;
     END IF;
 
+    PERFORM flux.ensure_rollup_partitions('bess', spans);
     DELETE FROM flux.mg_bess_readings_5m t USING unnest(spans) s
     WHERE t.device_id = s.device_id AND t.time_b >= s.lo AND t.time_b < s.hi;
     WITH written AS (
@@ -86,10 +87,10 @@ BEGIN
                     SELECT b.*, CASE WHEN lead(b.time) OVER (ORDER BY b.time) IS NULL THEN b.time
                                      ELSE least(b.time + l.hold, lead(b.time) OVER (ORDER BY b.time)) END AS held_until
                     FROM (
-                        SELECT * FROM flux.mg_bess_readings b
+                        SELECT * FROM flux.rollup_bess_readings b
                         WHERE b.device_id = p.device_id AND b.time >= p.lo - l.hold AND b.time < p.hi
                         UNION ALL
-                        (SELECT * FROM flux.mg_bess_readings b
+                        (SELECT * FROM flux.rollup_bess_readings b
                          WHERE b.device_id = p.device_id AND b.time >= p.hi ORDER BY b.time LIMIT 1)
                     ) b
                 ) r

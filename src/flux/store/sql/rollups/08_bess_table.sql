@@ -30,3 +30,4 @@ COMMENT ON COLUMN flux.%table%.energy_from IS 'meter: the counters of the batter
 COMMENT ON COLUMN flux.%table%.command_seconds IS 'Seconds under each command source, e.g. {"3": 240, "0": 60}.';
 @level COMMENT ON COLUMN flux.%table%.%m%_avg IS 'Each reading weighs by how long it held; where none held yet, the mean of the samples.';
 @level COMMENT ON COLUMN flux.%table%.%m%_held IS 'Sum of value × seconds held, so that coarser levels weigh right.';
+SELECT flux.keep_as_time_series('%table%', 'time_b', '%step%', %keep%, '%made_from%');
