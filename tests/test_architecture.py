@@ -11,7 +11,7 @@ SRC = Path(__file__).parents[1] / "src" / "flux"
 LAYERS: list[set[str]] = [
     {"errors"},
     {"model"},
-    {"config"},
+    {"config", "charts"},
     {"control", "devices", "market"},
     {"store", "registry"},
     {"edge", "analysis", "api"},
