@@ -25,6 +25,7 @@ from psycopg.pq import TransactionStatus
 
 from flux.model import BESS_METRICS, METER_METRICS, BessReading, MeterReading, Metric, MetricKind, Reading
 from flux.store.migrate import possible
+from flux.store.notes import note_added
 
 _logger = structlog.get_logger(__name__)
 
@@ -80,6 +81,7 @@ class Kind:
     name: str
     reading_type: type[Reading]
     table: str
+    staging: str
     metrics: tuple[Metric, ...]
     values: Callable[[Reading], tuple[Any, ...]]
     copy_types: tuple[str, ...]
@@ -93,10 +95,10 @@ class Kind:
 
 def _kind(name: str, reading_type: type[Reading], metrics: tuple[Metric, ...]) -> Kind:
     names = [metric.name for metric in metrics]
-    table = f"mg_{name}_readings"
+    table, staging = f"mg_{name}_readings", f"flux_staging_{name}"
     parts = {
         "table": sql.Identifier("flux", table),
-        "staging": sql.Identifier(f"flux_staging_{name}"),
+        "staging": sql.Identifier(staging),
         "columns": sql.SQL(", ").join(map(sql.Identifier, names)),
         "staged": sql.SQL(", ").join(sql.Identifier("s", n) for n in names),
         "stored": sql.SQL(", ").join(sql.Identifier("t", n) for n in names),
@@ -114,6 +116,7 @@ def _kind(name: str, reading_type: type[Reading], metrics: tuple[Metric, ...]) -
         name=name,
         reading_type=reading_type,
         table=table,
+        staging=staging,
         metrics=metrics,
         values=attrgetter("device_id", "time", *names),
         copy_types=("int4", "uuid", "timestamptz", *(_COPY_TYPES[metric.kind] for metric in metrics)),
@@ -333,6 +336,8 @@ async def _write_kind(conn: AsyncConnection[Any], batch: _Batch, *, in_order: bo
                 await write_row((place, *values(reading)))
         await cursor.execute(kind.insert_in_order if in_order else kind.insert)
         inserted = cursor.rowcount
+        if inserted:
+            await note_added(cursor, kind.table, kind.name, kind.staging)
         if inserted == len(batch.readings):
             return inserted, []
         return inserted, await _explain(cursor, batch)

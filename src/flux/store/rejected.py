@@ -13,6 +13,7 @@ from psycopg.rows import class_row
 from flux.errors import NotFoundError, RefusedError
 from flux.model import DeviceId, MetricKind, Reading
 from flux.store.ingest import KIND_BY_NAME, IngestResult, Kind, Reason, Rejection, store
+from flux.store.notes import note_changed
 
 _logger = structlog.get_logger(__name__)
 _PAGE = 5000
@@ -151,6 +152,8 @@ async def _replace(conn: AsyncConnection[Any], row: RejectedReading) -> None:
     )
     if cursor.rowcount == 0:
         raise RefusedError(f"rejected reading {row.id}: nothing is stored at its time any more, --retry stores it")
+    if row.device_id is not None and row.time is not None:
+        await note_changed(cursor, kind.table, kind.name, row.device_id, row.time)
 
 
 def _assignments(kind: Kind) -> sql.Composed:
