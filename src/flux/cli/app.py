@@ -19,6 +19,7 @@ from flux.cli import (
     doctor,
     edge,
     gaps,
+    groups,
     readings,
     serve,
     sim,
@@ -47,12 +48,22 @@ def version() -> None:
     typer.echo(flux.__version__)
 
 
-for _command in (up.up, demo.demo, edge.edge, sim.sim, serve.serve, worker.worker, doctor.doctor, backtest.backtest):
+for _command in (
+    up.up,
+    demo.demo,
+    edge.edge,
+    sim.sim,
+    serve.serve,
+    worker.worker,
+    doctor.doctor,
+    backtest.backtest,
+):
     app.command()(_command)
 readings.app.command("export")(transfer.export_readings)
 readings.app.command("import")(transfer.import_readings)
 for _name, _group in (
     ("devices", devices.app),
+    ("groups", groups.app),
     ("readings", readings.app),
     ("rollups", readings.rollups_app),
     ("gaps", gaps.app),

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flux.cli.shared import actor
 from flux.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def stop(
     from flux.edge.stopping import stop_site
 
     control = _site_control(site, home, site_file)
-    typer.echo(asyncio.run(stop_site(control, _actor(), reason, _duration(wait))))
+    typer.echo(asyncio.run(stop_site(control, actor(), reason, _duration(wait))))
 
 
 def resume(site: SiteCode, home: Home = None, site_file: SiteFilePath = None) -> None:
@@ -53,7 +54,7 @@ def resume(site: SiteCode, home: Home = None, site_file: SiteFilePath = None) ->
 
     from flux.edge.stopping import resume_site
 
-    typer.echo(asyncio.run(resume_site(_site_control(site, home, site_file), _actor())))
+    typer.echo(asyncio.run(resume_site(_site_control(site, home, site_file), actor())))
 
 
 def _site_control(site: str, home: Path | None, site_file: Path | None) -> "SiteControl":
@@ -75,13 +76,6 @@ def _site_control(site: str, home: Path | None, site_file: Path | None) -> "Site
             raise InputError(f"{site_file} is of site {loaded.config.site}, not {site}")
         state_dir = loaded.state_dir(folder)
     return SiteControl(site, state_dir, lambda: resolve_dsn(settings))
-
-
-def _actor() -> str:
-    import getpass
-    import socket
-
-    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def _duration(text: str) -> "timedelta":

@@ -4,13 +4,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flux.cli.shared import print_table, run_on_database
+from flux.cli import maintenance
+from flux.cli.shared import actor, choice, print_table, run_on_database
 from flux.errors import InputError
 
 if TYPE_CHECKING:
     from flux.model import Device
 
 app = typer.Typer(no_args_is_help=True, help="The registry: every device, what it is and what state it is in.")
+app.add_typer(maintenance.app, name="maintenance")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -29,8 +31,8 @@ def list_(
     from flux.model import DeviceState, DeviceType
     from flux.registry import list_devices
 
-    wanted_type = _choice(DeviceType, type, "--type")
-    wanted_state = _choice(DeviceState, state, "--state")
+    wanted_type = choice(DeviceType, type, "--type")
+    wanted_state = choice(DeviceState, state, "--state")
     found = run_on_database(lambda conn: list_devices(conn, site=site, type=wanted_type, state=wanted_state))
     if as_json:
         typer.echo("[" + ",\n ".join(device.model_dump_json() for device in found) + "]")
@@ -76,19 +78,17 @@ def add(
     Example: `flux devices add WLCE-GRID-METER --type meter --site WLCE --template acuvim2_standard
     --host 192.168.1.20 --set meter_type=grid --set ct_ratio=200`
     """
-    import getpass
-
     from flux.model import DeviceType
     from flux.registry import add_device, doubts_about, parse_new_device
 
-    kind = _choice(DeviceType, type, "--type")
+    kind = choice(DeviceType, type, "--type")
     template_key = "template" if kind is DeviceType.BESS else "register_map"
     values = {"host": host, template_key: template, "port": port, "modbus_address": unit}
     given = {key: value for key, value in values.items() if value is not None}
     new = parse_new_device({"name": name, "type": type, "site": site, "metadata": given | _key_values(metadata or [])})
 
     async def work(conn: Any) -> tuple["Device", list[str]]:
-        return await add_device(conn, new, actor=getpass.getuser()), await doubts_about(conn, new)
+        return await add_device(conn, new, actor=actor()), await doubts_about(conn, new)
 
     device, doubts = run_on_database(work)
     for doubt in doubts:
@@ -96,13 +96,83 @@ def add(
     typer.echo(f"{device.name} is registered at {device.site}; state: {device.state}")
 
 
-def _choice(kind: Any, value: str | None, option: str) -> Any:
-    if value is None:
-        return None
+@app.command("set")
+def set_(
+    name: Annotated[str, typer.Argument(help="Name or id.")],
+    pairs: Annotated[list[str], typer.Argument(help="key=value, several; key= takes the key out.")],
+    unchanged_since: Annotated[
+        str | None, typer.Option(help="Refuse if it was changed after this time (updated_at of `show --json`).")
+    ] = None,
+) -> None:
+    """Change a device's metadata; other keys stay.
+
+    Example: `flux devices set WLCE-GRID-METER ct_ratio=200 host=192.168.1.21`
+    """
+    from datetime import datetime
+
+    from flux.registry import get_device, set_metadata
+
     try:
-        return kind(value)
+        since = datetime.fromisoformat(unchanged_since) if unchanged_since else None
     except ValueError:
-        raise InputError(f"{option} {value!r}: one of {', '.join(kind)}") from None
+        raise InputError(f"--unchanged-since {unchanged_since}: write it like 2026-02-01T02:00:00Z") from None
+    removed = [pair[:-1] for pair in pairs if pair.endswith("=")]
+    changes = _key_values([pair for pair in pairs if not pair.endswith("=")])
+
+    async def work(conn: Any) -> tuple["Device", "Device"]:
+        before = await get_device(conn, name)
+        after = await set_metadata(conn, before.id, changes, actor=actor(), removed=removed, unchanged_since=since)
+        return before, after
+
+    before, after = run_on_database(work)
+    old, new = (device.metadata.model_dump(mode="json", exclude_none=True) for device in (before, after))
+    for key in sorted({*changes, *removed}):
+        typer.echo(f"{after.name}: {key} {old.get(key, '–')} → {new.get(key, '–')}")
+    if before.state != after.state:
+        typer.echo(f"{after.name} is in {after.state} now")
+
+
+@app.command("history")
+def history_(name: Annotated[str, typer.Argument(help="Name or id.")], as_json: AsJson = False) -> None:
+    """Show what a device has been through: each change of state, who made it and why.
+
+    Example: `flux devices history WLCE-BESS-01`
+    """
+    from flux.registry import get_device, history
+
+    async def work(conn: Any) -> Any:
+        return await history(conn, (await get_device(conn, name)).id)
+
+    events = run_on_database(work)
+    if as_json:
+        import dataclasses
+        import json
+
+        typer.echo(json.dumps([dataclasses.asdict(event) for event in events], indent=1, default=str))
+        return
+    columns = ("time", "from_state", "to_state", "trigger", "actor", "reason")
+    print_table([{column: getattr(event, column) for column in columns} for event in events])
+
+
+@app.command()
+def decommission(
+    name: Annotated[str, typer.Argument(help="Name or id.")],
+    reason: Annotated[str, typer.Option(help="Why, e.g. replaced.")],
+) -> None:
+    """End the life of a device: it is never polled or controlled again, its name becomes free.
+
+    Its readings stay, and are archived before anything may drop them. This can't be undone.
+
+    Example: `flux devices decommission WLCE-BESS-01 --reason replaced`
+    """
+    from flux.registry import decommission as end_of_life
+    from flux.registry import get_device
+
+    async def work(conn: Any) -> "Device":
+        return await end_of_life(conn, (await get_device(conn, name)).id, actor=actor(), reason=reason)
+
+    device = run_on_database(work)
+    typer.echo(f"{device.name} is decommissioned; its name is free, its readings stay under id {device.id}")
 
 
 def _key_values(pairs: list[str]) -> dict[str, Any]:

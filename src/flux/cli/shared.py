@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from flux.errors import InputError
+
 
 @contextlib.contextmanager
 def opened_database(*, create: bool = False) -> Iterator[str]:
@@ -48,6 +50,24 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=total, rows=0)
         yield lambda done, rows: bar.update(task, completed=done, rows=rows)
+
+
+def actor() -> str:
+    """Who types this, for histories: ada@control-room."""
+    import getpass
+    import socket
+
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+def choice(kind: Any, value: str | None, option: str) -> Any:
+    """The member of an enumeration; None stays None. The error names what there is."""
+    if value is None:
+        return None
+    try:
+        return kind(value)
+    except ValueError:
+        raise InputError(f"{option} {value!r}: one of {', '.join(kind)}") from None
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:

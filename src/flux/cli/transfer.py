@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flux.cli.devices import _choice
 from flux.cli.readings import _instant, _now
-from flux.cli.shared import progress_bar, run_on_database
+from flux.cli.shared import choice, progress_bar, run_on_database
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -50,7 +49,7 @@ def export_readings(
     first = _instant(since, now, "--from") if since else OLDEST
     end = _instant(until, now, "--to") if until else now + timedelta(days=1)
     wanted_format = transfer.format_of(output, format)
-    wanted_type = _choice(DeviceType, type, "--type")
+    wanted_type = choice(DeviceType, type, "--type")
 
     async def work(conn: Any) -> transfer.ExportReport:
         one = None if device is None else (await get_device(conn, device)).id

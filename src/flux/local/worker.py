@@ -2,12 +2,22 @@
 
 import asyncio
 import signal
+from datetime import UTC, datetime
 
-from flux.local.jobs import Job, run_jobs, run_once
+from flux.local.jobs import Connection, Job, run_jobs, run_once
 from flux.local.supervisor import stopped
+from flux.registry import run_due_windows
 from flux.store import rollups
 
-JOBS = (Job("rollups", 2.0, rollups.refresh, alone=False),)
+
+async def _maintain(conn: Connection) -> None:
+    await run_due_windows(conn, datetime.now(UTC))
+
+
+JOBS = (
+    Job("rollups", 2.0, rollups.refresh, alone=False),
+    Job("maintenance", 20.0, _maintain),
+)
 """What every worker does."""
 
 

@@ -69,16 +69,20 @@ async def start_maintenance(
     reason: str,
     lasts: timedelta | None = None,
     started_at: datetime | None = None,
+    window: UUID | None = None,
 ) -> Device:
     """Put a device into maintenance: the edge sends it 0 kW, then neither controls nor polls it.
 
-    ``lasts``: the planned time; later than that it is overdue. Raises RefusedError when it is in maintenance already.
+    ``lasts``: the planned time; later than that it is overdue. ``window``: the planned one that will end it by itself.
+    Raises RefusedError when it is in maintenance already, or decommissioned.
     """
     note: dict[str, Any] = {"reason": reason}
     if lasts is not None:
         note["expected_duration"] = format_duration(lasts)
     if started_at is not None:
         note["started_at"] = started_at.isoformat()
+    if window is not None:
+        note["window"] = str(window)
     async with acting(conn, actor, trigger="maintenance", reason=reason):
         device = await _locked(conn, device_id)
         if device.state in {DeviceState.MAINTENANCE, DeviceState.DECOMMISSIONED}:

@@ -1,0 +1,165 @@
+"""``flux devices maintenance``: take a device out of service and back, now or as planned."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from flux.cli.shared import actor, print_table, run_on_database
+from flux.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, help="Take a device out of service and back, now or as planned.")
+
+DeviceName = Annotated[str, typer.Argument(help="Name or id of the device.")]
+Lasts = Annotated[str | None, typer.Option("--for", help="How long, e.g. 2h; later than that it is overdue.")]
+
+
+@app.command()
+def start(
+    name: DeviceName,
+    reason: Annotated[str, typer.Option(help="Why, for whoever finds it so.")],
+    lasts: Lasts = None,
+) -> None:
+    """Put a device into maintenance. A battery goes to 0 kW first; then it is neither controlled nor polled.
+
+    Example: `flux devices maintenance start WLCE-BESS-01 --reason "Firmware upgrade" --for 2h`
+    """
+    from flux.registry import get_device, start_maintenance
+
+    duration = _duration(lasts) if lasts else None
+
+    async def work(conn: Any) -> Any:
+        device = await get_device(conn, name)
+        return await start_maintenance(conn, device.id, actor=actor(), reason=reason, lasts=duration)
+
+    device = run_on_database(work)
+    until = f", planned for {lasts}" if lasts else ""
+    typer.echo(f"{device.name} is in maintenance{until}; it is not controlled and not polled")
+
+
+@app.command()
+def end(name: DeviceName, reason: Annotated[str | None, typer.Option(help="What was done.")] = None) -> None:
+    """End a device's maintenance: it is tested, and becomes active when it answers.
+
+    Example: `flux devices maintenance end WLCE-BESS-01`
+    """
+    from flux.registry import end_maintenance, get_device
+
+    async def work(conn: Any) -> Any:
+        device = await get_device(conn, name)
+        return await end_maintenance(conn, device.id, actor=actor(), reason=reason)
+
+    device = run_on_database(work)
+    typer.echo(f"{device.name} is in {device.state}; it becomes active when it answers a poll")
+
+
+@app.command()
+def plan(
+    name: DeviceName,
+    lasts: Annotated[str, typer.Option("--for", help="How long, e.g. 2h.")],
+    every: Annotated[
+        str | None, typer.Option(help='Again and again: "sunday 02:00", "mon,thu 02:00", "daily 02:00".')
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(help="Once, at this time: 2026-02-01T02:00+00:00; without an offset, local.")
+    ] = None,
+    timezone: Annotated[str, typer.Option(help="Zone of the times.")] = "Europe/London",
+    reason: Annotated[str, typer.Option(help="Why.")] = "planned maintenance",
+    ends_itself: Annotated[
+        bool, typer.Option("--ends-itself", help="Take it back to testing when the time is over, without anybody.")
+    ] = False,
+) -> None:
+    """Plan maintenance ahead; the platform's worker begins it.
+
+    Somebody has to end it, since somebody may be working at the device; later than planned it is overdue and alerted.
+    With --ends-itself it ends when its time is over.
+
+    Example: `flux devices maintenance plan WLCE-BESS-01 --every "sunday 02:00" --for 2h`
+    """
+    from flux.registry import get_device, plan_window
+
+    starts_at = _instant(at, timezone) if at else None
+    duration = _duration(lasts)
+
+    async def work(conn: Any) -> Any:
+        device = await get_device(conn, name)
+        return await plan_window(
+            conn,
+            device,
+            starts_at=starts_at,
+            every=every,
+            timezone=timezone,
+            lasts=duration,
+            reason=reason,
+            ends_itself=ends_itself,
+            actor=actor(),
+        )
+
+    planned = run_on_database(work)
+    when = f"every {every} ({timezone})" if every else f"at {starts_at:%Y-%m-%d %H:%M %Z}"
+    typer.echo(f"{name}: maintenance is planned {when} for {lasts}; id {planned}")
+
+
+@app.command("list")
+def list_() -> None:
+    """List what is planned, and what is overdue."""
+    from datetime import UTC
+
+    from flux.registry import list_windows, overdue
+
+    async def work(conn: Any) -> Any:
+        return await list_windows(conn), await overdue(conn, datetime.now(UTC))
+
+    windows, late = run_on_database(work)
+    if windows:
+        print_table([_row(window) for window in windows])
+    else:
+        typer.echo("nothing is planned")
+    for one in late:
+        why = f" ({one.reason})" if one.reason else ""
+        typer.secho(f"overdue: {one.device}{why} was to be over at {one.planned_end:%Y-%m-%d %H:%M %Z}", fg="yellow")
+
+
+@app.command()
+def cancel(window: Annotated[str, typer.Argument(help="The id that `list` shows.")]) -> None:
+    """Cancel planned maintenance; what has begun goes on."""
+    from flux.registry import cancel_window
+
+    run_on_database(lambda conn: cancel_window(conn, window))
+    typer.echo("cancelled")
+
+
+def _row(window: Any) -> dict[str, Any]:
+    return {
+        "device": window.device,
+        "when": window.every or f"{window.starts_at:%Y-%m-%d %H:%M %Z}",
+        "timezone": window.timezone,
+        "for": str(window.duration),
+        "ends itself": "yes" if window.ends_itself else "no",
+        "reason": window.reason,
+        "id": str(window.id),
+    }
+
+
+def _duration(text: str) -> timedelta:
+    from flux.model import parse_duration
+
+    try:
+        duration = parse_duration(text)
+    except ValueError as error:
+        raise InputError(f"--for: {error}") from None
+    if duration <= timedelta():
+        raise InputError(f"--for {text}: longer than nothing")
+    return duration
+
+
+def _instant(text: str, timezone: str) -> datetime:
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    try:
+        instant = datetime.fromisoformat(text)
+        return instant if instant.tzinfo else instant.replace(tzinfo=ZoneInfo(timezone))
+    except ZoneInfoNotFoundError:
+        raise InputError(f"--timezone {timezone}: not known; write it like Europe/London") from None
+    except ValueError:
+        raise InputError(f"--at {text}: write it like 2026-02-01T02:00+00:00") from None
