@@ -1,8 +1,10 @@
 """History lived again: the real ``decide`` and the simulator's battery, step by step. Pure: no clock, no I/O.
 
 At each step's start the controller sees the site as it is at that instant and the market as it was known then; the
-battery then does as it is told until the next step. With a load of 40 kW, no sun and import avoidance, an hour in
-steps of ten minutes takes 40 kWh out of the battery and nothing from the grid.
+battery then does as it is told until the next step. At the plan's own interval the damping of the live loop stands
+between decision and command, as it does there; at coarser steps there is nothing to damp: no meter lags by minutes.
+With a load of 40 kW, no sun and import avoidance, an hour in steps of ten minutes takes 40 kWh out of the battery and
+nothing from the grid.
 """
 
 from array import array
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from flux.analysis.known import MarketAsKnown, Release
+from flux.control.damping import Damping, damped
 from flux.control.decide import decide
 from flux.control.decision import Decision
 from flux.control.plan import ControllerPlan
@@ -29,8 +32,8 @@ class Course:
     """What happened, as columns.
 
     Of each piece, in which all powers stay the same: ``hours``, ``load_kw`` and ``solar_kw`` (≥ 0), ``battery_kw`` at
-    its meter (+ discharge); ``pieces`` says how many pieces a step has. Of each step: ``target_kw`` (nan: nothing was
-    sent), ``mode`` and ``limits`` as places in ``modes`` and ``limit_sets``, and ``soe_kwh`` at its end.
+    its meter (+ discharge); ``pieces`` says how many pieces a step has. Of each step: ``target_kw`` as sent (nan:
+    nothing was), ``mode`` and ``limits`` as places in ``modes`` and ``limit_sets``, ``soe_kwh`` at its end.
     """
 
     start_soe_kwh: float
@@ -89,8 +92,8 @@ def simulate(
 
     ``observe`` is told of every decision; ``progress`` hears of the share that is done (0 to 1), once a simulated day.
     """
-    site = _Site.of(plan, setting)
-    market, memory = MarketAsKnown(setting.releases), Memory()
+    site, market = _Site.of(plan, setting), MarketAsKnown(setting.releases)
+    memory, damping = Memory(), Damping() if setting.step == plan.interval else None
     stepped = plan.model_copy(update={"interval": setting.step})
     _ = stepped.compiled
     now, next_report = setting.start.astimezone(UTC), setting.start
@@ -109,8 +112,11 @@ def simulate(
         memory = decision.memory
         if observe is not None:
             observe(state, decision)
+        power_kw = decision.target_power_kw
+        if damping is not None and power_kw is not None:
+            power_kw, damping = damped(stepped, state, decision, site.battery.set_point_kw, damping)
         now += setting.step
-        site.live(decision, to_us(now))
+        site.live(decision, power_kw, to_us(now))
         if now >= next_report:
             progress((now - setting.start) / (setting.end - setting.start))
             next_report += _PROGRESS_EVERY
@@ -152,11 +158,11 @@ class _Site:
         if now_us >= self._solar_until_us:
             self._solar_kw, self._solar_until_us = self._solar.at(now_us)
 
-    def live(self, decision: Decision, until_us: int) -> None:
-        """Do as decided until ``until_us``, and note what happens."""
+    def live(self, decision: Decision, power_kw: float | None, until_us: int) -> None:
+        """Do as told (None: go on as before) until ``until_us``, and note what happens."""
         course, battery = self.course, self.battery
-        if decision.target_power_kw is not None:
-            battery.set_point_kw = decision.target_power_kw
+        if power_kw is not None:
+            battery.set_point_kw = power_kw
         before = len(course.hours)
         while self._time_us < until_us:
             self.look(self._time_us)
@@ -169,7 +175,7 @@ class _Site:
             self._time_us = end_us
         course.pieces.append(len(course.hours) - before)
         course.soe_kwh.append(battery.energy_kwh)
-        course.target_kw.append(_NAN if decision.target_power_kw is None else decision.target_power_kw)
+        course.target_kw.append(_NAN if power_kw is None else power_kw)
         course.mode.append(self._modes.setdefault(decision.effective, len(self._modes)))
         course.limits.append(self._limit_sets.setdefault(decision.limits, len(self._limit_sets)))
 
