@@ -1,9 +1,12 @@
 """All benchmarks, or those named: ``python -m benchmarks [ingest polling …]``. Each prints what it measured.
 
+``--minutes`` is how long ``jitter`` looks; docs/performance.md gives what 10 minutes showed.
+
 Every figure that docs/performance.md gives comes from here. A ratio is measured in one run, since machines differ and
 share their cores; a time alone says little.
 """
 
+import argparse
 import importlib
 import os
 import platform
@@ -13,10 +16,10 @@ import time
 from flux.config import load_settings
 from flux.config.logs import configure_logging
 
-BENCHMARKS = ("ingest", "rollups", "polling", "decide", "edge_memory")
+BENCHMARKS = ("ingest", "rollups", "polling", "decide", "edge_memory", "jitter")
 
 
-def main(names: list[str]) -> None:
+def main(names: list[str], minutes: float) -> None:
     unknown = sorted(set(names) - set(BENCHMARKS))
     if unknown:
         sys.exit(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
@@ -25,9 +28,14 @@ def main(names: list[str]) -> None:
     for name in names or BENCHMARKS:
         print(f"\n== {name}", flush=True)
         started = time.perf_counter()
-        importlib.import_module(f"benchmarks.{name}").main()
+        options = {"minutes": minutes} if name == "jitter" else {}
+        importlib.import_module(f"benchmarks.{name}").main(**options)
         print(f"   ({time.perf_counter() - started:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--minutes", type=float, default=1.0, help="how long jitter looks")
+    arguments = parser.parse_args()
+    main(arguments.names, arguments.minutes)
