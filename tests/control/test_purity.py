@@ -25,6 +25,7 @@ IMPORTS_ALLOWED = {
     "flux",
     "functools",
     "hashlib",
+    "html",
     "holidays",
     "itertools",
     "json",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import date, timedelta
 
     from flux.control.decision import Decision
+    from flux.control.plan import ControllerPlan
     from flux.control.week import CalendarRow
 
 app = typer.Typer(no_args_is_help=True, help="The controller: check a plan, see its week, try it out.")
@@ -48,10 +49,12 @@ def show(
     plan: PlanFile,
     first_day: Annotated[str | None, typer.Option("--from", help="First day, like 2026-03-23; default: today.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per entry.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw the week into this SVG file.")] = None,
 ) -> None:
-    """Show which entries of a plan would be asked through a week, in the plan's local time.
+    """Show which entries of a plan would be asked through a week, in the plan's local time: a table, or a picture.
 
-    Clock changes and holidays are taken into account. Example: `flux control show site.yaml --from 2026-03-23`
+    Clock changes and holidays are taken into account. Example: `flux control show site.yaml --from 2026-03-23 -o
+    week.svg`
     """
     from datetime import UTC, datetime
 
@@ -60,6 +63,9 @@ def show(
 
     loaded = load_plan(plan)
     first = _day(first_day) if first_day else datetime.now(UTC).astimezone(loaded.zone).date()
+    if output is not None:
+        _draw_week(loaded, first, output)
+        return
     rows = calendar(loaded, first)
     if as_json:
         _print_json(rows)
@@ -175,6 +181,16 @@ def _decision_text(decision: "Decision") -> str:
     return f"{decision.time:%Y-%m-%d %H:%M:%S}Z {power}  {decision.reason}"
 
 
+def _draw_week(plan: "ControllerPlan", first: "date", output: Path) -> None:
+    from flux.control.week_picture import draw_week
+
+    try:
+        output.write_text(draw_week(plan, first), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{output}: {error.strerror}") from None
+    typer.echo(f"{output}: the week from {first:%a} {first.day} {first:%B %Y}")
+
+
 def _print_json(rows: "list[CalendarRow]") -> None:
     import json
 
@@ -194,7 +210,7 @@ def _print_table(rows: "list[CalendarRow]", first: "date", zone: str) -> None:
     for number in range(len(rows[0].days) if rows else 7):
         table.add_column(overflow="fold", header=f"{first + timedelta(days=number):%a %d %b}")
     for row in rows:
-        table.add_row(row.name, *("\n".join(words) for words in row.words))
+        table.add_row(row.name, *("\n".join(words) for words in row.words(first)))
     console = Console()
     if not console.is_terminal:
         console.width = 160  # a file or a pipe has no edge to keep to

@@ -8,25 +8,12 @@ from itertools import groupby
 from math import floor, log10
 from zoneinfo import ZoneInfo
 
+from flux.control.colours import GRID, INK, MODE_COLOURS, OTHER_COLOUR
 from flux.edge.day import DayPoint
 
 _WIDTH, _LEFT, _RIGHT, _TOP = 980, 64, 28, 54
 _GAP = 30
 _MOST_POINTS = 720
-_INK, _GRID = "#24292f", "#d0d7de"
-_COLOURS = {
-    "axle": "#8250df",
-    "charge_to_soe": "#54aeff",
-    "discharge_to_soe": "#d4a72c",
-    "dynamic_peak_approach": "#4ac26b",
-    "dynamic_peak_discharge": "#ff8182",
-    "export_avoidance": "#f2cc60",
-    "fixed": "#8c959f",
-    "import_avoidance": "#76e3ea",
-    "import_avoidance_when_short": "#ffb77c",
-    "niv_chase": "#c297ff",
-}
-_OTHER = "#b6e3ff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +62,7 @@ def draw_day(points: Sequence[DayPoint], zone: ZoneInfo, title: str) -> str:
     legend, height = _legend(points, bottom + 36)
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
-        f'font-family="sans-serif" font-size="12" fill="{_INK}">'
+        f'font-family="sans-serif" font-size="12" fill="{INK}">'
     )
     background = f'<rect width="{_WIDTH}" height="{height}" fill="#fff"/>'
     name = f'<title>{escape(title)}</title><text x="{_LEFT}" y="22" font-size="15">{escape(title)}</text>'
@@ -101,7 +88,7 @@ class _Canvas:
                 left, right = self.x(first), self.x(after)
                 yield (
                     f'<rect x="{left}" y="{top}" width="{max(right - left, 0.3):.1f}" height="{bottom - top}" '
-                    f'fill="{_COLOURS.get(mode, _OTHER)}" fill-opacity="0.35"/>'
+                    f'fill="{MODE_COLOURS.get(mode, OTHER_COLOUR)}" fill-opacity="0.35"/>'
                 )
 
     def hours(self, top: int, bottom: int) -> Iterator[str]:
@@ -110,7 +97,7 @@ class _Canvas:
         while instant <= self.end + timedelta(minutes=5):
             x = min(self.x(instant), _WIDTH - _RIGHT)
             label = f"{instant.astimezone(self.zone):%H:%M}"
-            yield f'<path d="M{x} {top}V{bottom}" stroke="{_GRID}"/>'
+            yield f'<path d="M{x} {top}V{bottom}" stroke="{GRID}"/>'
             yield f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{label}</text>'
             instant += timedelta(hours=2)
 
@@ -121,7 +108,7 @@ class _Canvas:
         right = _WIDTH - _RIGHT
         for mark in scale.marks():
             y, width = scale.y(mark), 1.4 if mark == 0 else 0.7
-            yield f'<path d="M{_LEFT} {y}H{right}" stroke="{_GRID}" stroke-width="{width}"/>'
+            yield f'<path d="M{_LEFT} {y}H{right}" stroke="{GRID}" stroke-width="{width}"/>'
             yield f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{mark:g}</text>'
         yield f'<text x="{_LEFT}" y="{top - 7}">{panel.unit}</text>'
         for number, series in enumerate(panel.series):
@@ -193,7 +180,7 @@ def _legend(points: Sequence[DayPoint], top: int) -> tuple[list[str], int]:
         width = 30 + 7 * len(mode)
         if x + width > _WIDTH - _RIGHT:
             x, y = _LEFT, y + 20
-        colour = _COLOURS.get(mode, _OTHER)
+        colour = MODE_COLOURS.get(mode, OTHER_COLOUR)
         parts.append(f'<rect x="{x}" y="{y - 10}" width="14" height="12" fill="{colour}" fill-opacity="0.6"/>')
         parts.append(f'<text x="{x + 20}" y="{y}">{escape(mode)}</text>')
         x += width

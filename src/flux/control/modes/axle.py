@@ -18,7 +18,7 @@ class Axle(ModeConfig):
     source: ClassVar[CommandSource] = CommandSource.AXLE
     mode: Literal["axle"] = "axle"
 
-    def on_a_calendar(self) -> tuple[tuple[PeriodConfig, ...], str]:
+    def on_a_calendar(self) -> tuple[tuple[PeriodConfig, ...], str | None]:
         return (ALL_DAY,), "when dispatched"
 
     def build(self, context: ModeContext) -> Propose:

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from flux.control.cycle import Cycle
 from flux.control.parts import BatteryConfig, Periods, PlanPart, RateSum
-from flux.control.periods import ALL_DAY, PeriodConfig, Timetable
+from flux.control.periods import ALL_DAY, PeriodConfig, Timetable, Window
 from flux.control.shapes import Notice, Offer
 from flux.model import CommandSource
 
@@ -65,9 +65,14 @@ class ModeConfig(PlanPart):
         """Each list of periods of which the first that holds counts, and where in the entry it stands."""
         yield from ()
 
-    def on_a_calendar(self) -> tuple[tuple[PeriodConfig, ...], str]:
-        """When it works, for people: periods, and how each is told, with ``{start}`` and ``{end}`` in the text."""
+    def on_a_calendar(self) -> tuple[tuple[PeriodConfig, ...], str | None]:
+        """The periods that it goes by, and what to say in place of their times."""
         return (ALL_DAY,), "at any time"
+
+    def asked_in(self, window: Window, battery: BatteryConfig, zone: ZoneInfo) -> Window | None:
+        """When it may ask for something on account of one of those periods; None: never."""
+        del battery, zone
+        return window
 
 
 class PeriodicMode(ModeConfig):
@@ -78,8 +83,8 @@ class PeriodicMode(ModeConfig):
     def period_lists(self) -> Iterator[tuple[tuple[int | str, ...], Periods]]:
         yield ("periods",), self.periods
 
-    def on_a_calendar(self) -> tuple[tuple[PeriodConfig, ...], str]:
-        return self.periods, "{start}–{end}"
+    def on_a_calendar(self) -> tuple[tuple[PeriodConfig, ...], str | None]:
+        return self.periods, None
 
 
 def check_level(battery: BatteryConfig, key: str, value: float | None) -> Iterator[Problem]:

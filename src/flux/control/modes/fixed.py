@@ -9,7 +9,8 @@ from pydantic import BeforeValidator, WithJsonSchema
 from flux.control.cycle import Cycle
 from flux.control.modes.base import ModeConfig, ModeContext, Propose
 from flux.control.numbers import Finite
-from flux.control.periods import ALL_DAY, PeriodConfig, instant_of
+from flux.control.parts import BatteryConfig
+from flux.control.periods import ALL_DAY, PeriodConfig, Window, instant_of
 from flux.control.shapes import Offer, in_words, take_over
 from flux.model import CommandSource
 
@@ -35,8 +36,13 @@ class Fixed(ModeConfig):
         datetime, BeforeValidator(_parse_instant), WithJsonSchema({"type": "string", "format": "date-time"})
     ]
 
-    def on_a_calendar(self) -> tuple[tuple[PeriodConfig, ...], str]:
-        return (ALL_DAY,), f"until {self.until.isoformat()}"
+    def on_a_calendar(self) -> tuple[tuple[PeriodConfig, ...], str | None]:
+        return (ALL_DAY,), None
+
+    def asked_in(self, window: Window, battery: BatteryConfig, zone: ZoneInfo) -> Window | None:
+        del battery
+        until = _instant(self.until, zone)
+        return Window(window.start, min(window.end, until), window.index) if window.start < until else None
 
     def build(self, context: ModeContext) -> Propose:
         until = _instant(self.until, context.zone)
