@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from flux.cli import control_faults, control_ledger, control_picture, control_stop
+from flux.cli import control_faults, control_ledger, control_picture, control_stop, control_told
 from flux.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ for _command in (control_ledger.log, control_ledger.why, control_ledger.compare,
     app.command()(_command)
 app.command()(control_faults.faults)
 app.command()(control_picture.picture)
+app.add_typer(control_told.schedule_app, name="schedule")
+app.add_typer(control_told.envelope_app, name="envelope")
 
 PlanFile = Annotated[Path, typer.Argument(help="site.yaml, or a file with its controller section alone.")]
 
