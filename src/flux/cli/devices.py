@@ -6,7 +6,7 @@ import typer
 
 from flux.cli import maintenance
 from flux.cli.shared import actor, choice, print_table, run_on_database
-from flux.errors import InputError
+from flux.errors import DeviceError, InputError, NotFoundError
 
 if TYPE_CHECKING:
     from flux.model import Device
@@ -152,6 +152,69 @@ def history_(name: Annotated[str, typer.Argument(help="Name or id.")], as_json: 
         return
     columns = ("time", "from_state", "to_state", "trigger", "actor", "reason")
     print_table([{column: getattr(event, column) for column in columns} for event in events])
+
+
+@app.command("apply-template")
+def apply_template(
+    template: Annotated[str, typer.Option(help="A file, or the name of a template.")],
+    filter: Annotated[str, typer.Option(help='Which devices, e.g. "type=bess,site=WLCE": columns and metadata.')],
+    commit: Annotated[
+        bool, typer.Option("--commit", help="Do it; without this only what would change is shown.")
+    ] = False,
+) -> None:
+    """Give a template to many devices: shows what changes of each, and with --commit does it, for all or none.
+
+    Pollers take the new registers up while they run.
+
+    Example: `flux devices apply-template --template powerpack_bess.yaml --filter "type=bess,site=WLCE" --commit`
+    """
+    from flux.registry import apply_template as apply
+    from flux.registry import changes_by, find_template, matching_devices
+
+    async def work(conn: Any) -> list[Any]:
+        devices = await matching_devices(conn, filter)
+        named = await find_template(conn, template)
+        changes = await changes_by(conn, named, devices)
+        if commit and changes:
+            await apply(conn, named, devices, actor=actor())
+        return changes
+
+    changes = run_on_database(work)
+    if not changes:
+        raise NotFoundError(f"no device matches {filter!r}")
+    for change in changes:
+        typer.echo(f"{change.device.name}: {'nothing changes' if not change.lines else ''}".rstrip(": "))
+        for line in change.lines:
+            typer.echo(f"  {line}")
+    changed = sum(1 for change in changes if change.lines)
+    if commit:
+        typer.echo(f"{changed} of {len(changes)} devices changed")
+    elif changed:
+        typer.echo(f"{changed} of {len(changes)} devices would change; --commit does it")
+
+
+@app.command()
+def test(name: Annotated[str, typer.Argument(help="Name or id.")]) -> None:
+    """Poll a device once, from here: configured, testing or failed becomes active, or failed with the reason.
+
+    Example: `flux devices test WLCE-BESS-01`
+    """
+    from datetime import UTC, datetime
+
+    from flux.registry import get_device, run_device_test
+
+    async def work(conn: Any) -> Any:
+        device = await get_device(conn, name)
+        return device.state, await run_device_test(conn, device, lambda: datetime.now(UTC), actor=actor())
+
+    before, result = run_on_database(work)
+    if result.values:
+        print_table([{"register": key, "value": value} for key, value in result.values.items()])
+    for problem in result.problems:
+        typer.secho(f"warning: {problem}", fg="yellow", err=True)
+    if result.failure is not None:
+        raise DeviceError(f"{result.failure}; {result.device.name} is {result.device.state}")
+    typer.echo(f"{result.device.name} answers in {result.response_time_ms:.0f} ms: {before} → {result.device.state}")
 
 
 @app.command()

@@ -31,9 +31,12 @@ from flux.registry.lifecycle import (
     start_maintenance,
 )
 from flux.registry.maintenance import cancel_window, list_windows, overdue, plan_window, run_due_windows
+from flux.registry.templates import apply_template, changes_by, find_template, matching_devices, template_of
+from flux.registry.testing import DeviceTest, run_device_test
 
 __all__ = [
     "DeviceEvent",
+    "DeviceTest",
     "Group",
     "GroupMember",
     "GroupRole",
@@ -42,24 +45,30 @@ __all__ = [
     "acting",
     "add_device",
     "add_member",
+    "apply_template",
     "cancel_window",
+    "changes_by",
     "create_group",
     "decommission",
     "delete_group",
     "doubts_about",
     "end_maintenance",
+    "find_template",
     "get_device",
     "group_members",
     "history",
     "list_devices",
     "list_groups",
     "list_windows",
+    "matching_devices",
     "overdue",
     "parse_new_device",
     "plan_window",
     "remove_member",
+    "run_device_test",
     "run_due_windows",
     "set_metadata",
     "set_state",
     "start_maintenance",
+    "template_of",
 ]

@@ -75,3 +75,16 @@ CREATE TABLE flux.worker_jobs (
 );
 COMMENT ON TABLE flux.worker_jobs IS 'What `flux worker` does in the background, and how it went last.';
 COMMENT ON COLUMN flux.worker_jobs.failure IS 'What went wrong in its last turn; null: nothing.';
+
+CREATE TABLE flux.device_changes (
+    id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    device_id uuid NOT NULL REFERENCES flux.mg_device_registry,
+    time      timestamptz NOT NULL,
+    actor     text NOT NULL,
+    changes   jsonb NOT NULL
+);
+CREATE INDEX device_changes_device_idx ON flux.device_changes (device_id, id);
+COMMENT ON TABLE flux.device_changes IS 'Each change of what is said of a device: who changed what, and when; append-only.';
+COMMENT ON COLUMN flux.device_changes.changes IS '{key: [before, after]} of name, site, active and each key of the metadata; {"template": [hash, hash]} where the registers of its template changed.';
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON flux.device_changes
+    FOR EACH STATEMENT EXECUTE FUNCTION flux.refuse_change();

@@ -1,0 +1,172 @@
+"""Templates in the registry: which one a device goes by, and giving one to many devices at once."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from flux.devices.template import (
+    DeviceTemplate,
+    builtin_template,
+    builtin_template_names,
+    load_template,
+    parse_template,
+)
+from flux.errors import InputError, NotFoundError
+from flux.model import Device, DeviceId, DeviceState, DeviceType
+from flux.registry.acting import acting
+from flux.registry.devices import list_devices, set_metadata
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTemplate:
+    """A template and its text; ``text`` None: it comes with Flux, every edge has it."""
+
+    template: DeviceTemplate
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateChange:
+    """What a template would change of one device, in words; no lines: nothing."""
+
+    device: Device
+    lines: tuple[str, ...]
+
+
+async def find_template(conn: AsyncConnection[Any], name_or_file: str) -> NamedTemplate:
+    """A file where there is one of that name, else the platform's template, else one that comes with Flux."""
+    if (found := _from_file(Path(name_or_file))) is not None:
+        return found
+    cursor = await conn.execute("SELECT body FROM flux.device_templates WHERE name = %s", (name_or_file,))
+    row = await cursor.fetchone()
+    if row is not None:
+        return NamedTemplate(parse_template(row[0], name_or_file), row[0])
+    if name_or_file in builtin_template_names():
+        return NamedTemplate(builtin_template(name_or_file), None)
+    raise NotFoundError(
+        f"no template {name_or_file!r}: no such file, and there are {', '.join(builtin_template_names())}"
+    )
+
+
+def _from_file(file: Path) -> NamedTemplate | None:
+    if file.suffix not in {".yaml", ".yml", ".json"} and not file.is_file():
+        return None
+    template = load_template(file)
+    return NamedTemplate(template, file.read_text(encoding="utf-8"))
+
+
+async def template_of(conn: AsyncConnection[Any], device: Device) -> DeviceTemplate:
+    """The template that a device names. InputError: it names none; NotFoundError: nobody here knows it."""
+    name = device.metadata.template_name
+    if name is None:
+        key = "template" if device.type is DeviceType.BESS else "register_map"
+        raise InputError(f"{device.name}: its metadata names no {key}")
+    return (await find_template(conn, name)).template
+
+
+async def matching_devices(conn: AsyncConnection[Any], filter: str) -> list[Device]:
+    """The devices that ``type=bess,site=WLCE,model=X`` describes: pairs over columns and metadata, all of which hold.
+
+    InputError for a filter that can't be read; those decommissioned only match ``state=decommissioned``.
+    """
+    wanted = parse_filter(filter)
+    state = DeviceState(wanted["state"]) if wanted.get("state") in set(DeviceState) else None
+    return [device for device in await list_devices(conn, state=state) if _matches(device, wanted)]
+
+
+def parse_filter(filter: str) -> dict[str, str]:
+    """``"type=bess,site=WLCE"`` → ``{"type": "bess", "site": "WLCE"}``."""
+    pairs = {}
+    for part in filter.split(","):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not key or not value:
+            raise InputError(f"filter {filter!r}: write it like type=bess,site=WLCE; {part!r} is no key=value")
+        if key in pairs:
+            raise InputError(f"filter {filter!r}: {key} is there twice")
+        pairs[key] = value
+    for key, allowed in (("type", set(DeviceType)), ("state", set(DeviceState)), ("active", {"true", "false"})):
+        if key in pairs and pairs[key] not in allowed:
+            raise InputError(f"filter {filter!r}: {key} is one of {', '.join(sorted(allowed))}")
+    return pairs
+
+
+def _matches(device: Device, wanted: dict[str, str]) -> bool:
+    values = device.metadata.model_dump(mode="json", exclude_none=True)
+    values |= {"name": device.name, "type": device.type, "site": device.site, "state": device.state, "id": device.id}
+    values["active"] = str(device.active).lower()
+    return all(key in values and _written(values[key]) == value for key, value in wanted.items())
+
+
+def _written(value: object) -> str:
+    """As people write it in a filter: 200.0 is 200, True is true."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+async def changes_by(
+    conn: AsyncConnection[Any], named: NamedTemplate, devices: Sequence[Device]
+) -> list[TemplateChange]:
+    """What giving the template to these devices would change. InputError when it is for another type of device."""
+    new = named.template
+    wrong = [device.name for device in devices if device.type is not new.type]
+    if wrong:
+        raise InputError(f"template {new.name} is for a {new.type}, not for {', '.join(wrong[:5])}")
+    return [TemplateChange(device, await _lines(conn, device, new)) for device in devices]
+
+
+async def _lines(conn: AsyncConnection[Any], device: Device, new: DeviceTemplate) -> tuple[str, ...]:
+    old_name = device.metadata.template_name
+    lines = [] if old_name == new.name else [f"template {old_name or '–'} → {new.name}"]
+    if old_name is None:
+        return (*lines, f"{len(new.registers)} registers")
+    try:
+        old = await template_of(conn, device)
+    except NotFoundError:
+        return (*lines, f"{len(new.registers)} registers; those of {old_name} are not known here")
+    before = {register.name: register for register in old.registers}
+    after = {register.name: register for register in new.registers}
+    lines += [f"- {name} at {before[name].address}" for name in before if name not in after]
+    lines += [f"+ {name} at {after[name].address}" for name in after if name not in before]
+    for name in before.keys() & after.keys():
+        was, becomes = before[name].model_dump(mode="json"), after[name].model_dump(mode="json")
+        parts = [f"{key} {was[key]} → {becomes[key]}" for key in was if was[key] != becomes[key]]
+        lines += [f"~ {name}: {', '.join(parts)}"] if parts else []
+    if not lines and old.content_hash != new.content_hash:
+        lines.append("how it is polled or commanded")
+    return tuple(lines)
+
+
+async def apply_template(
+    conn: AsyncConnection[Any], named: NamedTemplate, devices: Sequence[Device], *, actor: str
+) -> list[Device]:
+    """Give the template to all of these devices, or after any error to none; returns them as they are then.
+
+    ConflictError when somebody changed one of them since it was read. Running pollers take the registers up.
+    """
+    key = "template" if named.template.type is DeviceType.BESS else "register_map"
+    async with acting(conn, actor):
+        if named.text is not None:
+            digest = hashlib.sha256(named.text.encode()).hexdigest()
+            await conn.execute(
+                """INSERT INTO flux.device_templates (name, hash, body) VALUES (%s, %s, %s)
+                   ON CONFLICT (name) DO UPDATE SET hash = excluded.hash, body = excluded.body
+                   WHERE device_templates.hash <> excluded.hash""",
+                (named.template.name, digest, named.text),
+            )
+        return [
+            await set_metadata(
+                conn,
+                DeviceId(device.id),
+                {key: named.template.name},
+                actor=actor,
+                unchanged_since=device.updated_at,
+            )
+            for device in devices
+        ]
