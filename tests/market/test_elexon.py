@@ -23,7 +23,7 @@ from flux.market.elexon import Elexon
 from flux.market.http import Manners
 from flux.model import MarketDataType, MarketValue, SettlementPeriod, settlement_period
 
-LATER = datetime(2026, 6, 1, tzinfo=UTC)
+LATER = datetime(2030, 6, 1, tzinfo=UTC)
 DAY = date(2026, 1, 15)
 FIRST = SettlementPeriod(DAY, 1)
 FREE = Manners(calls=1000, per_s=1, attempts=2, wait_initial_s=0, wait_jitter_s=0)

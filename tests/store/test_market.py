@@ -86,6 +86,23 @@ async def test_a_value_without_known_at_is_known_since_now(db: Conn) -> None:
     assert all(value.known_at is not None and value.known_at >= before for value in history)
 
 
+async def test_an_estimate_that_goes_on_being_served_hides_no_later_figure(db: Conn) -> None:
+    await upsert(db, [price(121, source="live")])
+    await upsert(db, [price(100, 45, source="settled"), price(101, source="settled")])
+    assert await newest(db) == [101]
+    assert (await upsert(db, [price(121, source="live")])).written == 0
+    assert await newest(db) == [101]
+    await upsert(db, [price(122, source="live")])  # but this is news
+    assert await newest(db) == [122]
+
+
+async def test_what_a_person_writes_again_counts_again(db: Conn) -> None:
+    await db.execute("INSERT INTO flux.market_data (time, type, value) VALUES (%s, 3, 50)", (NOON,))
+    await upsert(db, [price(60, source="live")])
+    await db.execute("UPDATE flux.market_data SET value = 50, metadata = '{}'")
+    assert await newest(db) == [50]
+
+
 async def test_nothing_can_be_known_before_it_is(db: Conn) -> None:
     with pytest.raises(InputError, match="still to come"):
         await upsert(db, [price(50, 5), price(50, 60 * 24 * 365 * 900)])

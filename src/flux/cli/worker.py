@@ -1,5 +1,6 @@
 """``flux worker``: what the platform does in the background."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,19 +8,26 @@ import typer
 
 def worker(
     once: Annotated[bool, typer.Option("--once", help="Do what is pending, then end.")] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="What else it does: market platforms. Default: FLUX_WORKER_FILE, or nothing.")
+    ] = None,
 ) -> None:
-    """Keep the rollups up to date.
+    """Keep the rollups up to date, and fetch market data where a file says so.
 
     Any number of workers may run against one database; they share the work.
+
+    Example: `flux worker --config worker.yaml`
     """
     import asyncio
 
     from flux.config import load_settings
     from flux.config.logs import configure_logging
     from flux.local.worker import run_worker
+    from flux.local.worker_config import load_worker_config
     from flux.store.db import resolve_dsn, told_plainly
 
     settings = load_settings()
     configure_logging(settings)
+    loaded = load_worker_config(config or settings.worker_file)
     with told_plainly():
-        asyncio.run(run_worker(resolve_dsn(settings), once=once))
+        asyncio.run(run_worker(resolve_dsn(settings), loaded, once=once))

@@ -19,6 +19,7 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path(".flux"), description="folder of the embedded database, outbox and run state")
     http_host: str = Field(default="127.0.0.1", description="address that `flux serve` listens on")
     http_port: int = Field(default=8080, ge=0, le=65535)
+    worker_file: Path | None = Field(default=None, description="file of `flux worker`: market platforms")
     log_level: str = "INFO"
     log_json: bool = Field(default=False, description="one JSON object a line instead of text")
 

@@ -63,7 +63,7 @@ class Elexon:
     async def fetch(self, start: datetime, end: datetime) -> list[MarketValue]:
         """Types 3 (imbalance price), 5 (volume), 1 (NIV) and 2 (market index price)."""
         values: list[MarketValue] = []
-        for day in _local_days(start, end):
+        for day in _local_days(start, min(end, self._clock())):
             values += await self._system_prices(day)
         values += await self._index_prices(start, end)
         return [value for value in values if start <= value.time < end]

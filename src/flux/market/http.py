@@ -185,7 +185,7 @@ class MarketHttp:
                 response = await self.client.request(method, url, **content)
         except TimeoutError:
             raise _RetryableError(f"no whole answer within {self.manners.timeout_s:g} s") from None
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise _RetryableError(f"{error or type(error).__name__}") from None
         self._check_status(response, path)
         try:

@@ -55,9 +55,10 @@ class DataType:
 async def upsert(conn: AsyncConnection[Any], values: Sequence[MarketValue]) -> UpsertResult:
     """Store values; the same again changes nothing, and an older ``known_at`` never hides a newer one.
 
-    A value without ``known_at`` is known since now, unless it is what is known already. Raises InputError for a value
-    that is no number, a type or site that there is not, or a ``known_at`` that is still to come; then nothing of the
-    chunk of 5,000 with it is stored.
+    A value without ``known_at`` is known since now, unless it is what is known already, or what its source (in
+    ``metadata``) said last: an estimate that goes on being served hides no figure that came after it.
+    Raises InputError for a value that is no number, a type or site that there is not, or a ``known_at`` that is still
+    to come; then nothing of the chunk of 5,000 with it is stored.
     """
     total = UpsertResult(0, 0, 0)
     for start in range(0, len(values), _CHUNK):

@@ -105,10 +105,12 @@ BEGIN
     ) a(ty, si, ti, va, me, kn) CROSS JOIN LATERAL flux.market_place(a.ty, a.si, a.ti, a.va, a.me, a.kn) p
     WHERE a.ty IS NOT NULL;
 
-    -- Known since now, unless it is what is known already: then it takes the place it has.
+    -- Known since now, unless it is what is known already, or what its own source said last: then it takes the place
+    -- that it has. (An estimate that goes on being served is no news, though another source has settled it since.)
     SELECT p.* INTO more FROM (
         SELECT array_agg(g.type), array_agg(g.site), array_agg(g.time), array_agg(g.value), array_agg(g.metadata),
             array_agg(CASE WHEN (g.value, g.metadata) IS NOT DISTINCT FROM (h.value, h.metadata) THEN h.known_at
+                WHEN (g.value, g.metadata) IS NOT DISTINCT FROM (s.value, s.metadata) THEN s.known_at
                 ELSE greatest(here, h.last_at + interval '1 microsecond') END)
         FROM (
             SELECT DISTINCT ON (u.type, u.site, u.time) u.*
@@ -120,7 +122,12 @@ BEGIN
             FROM flux.market_data_history o
             WHERE o.type = g.type AND o.time = g.time AND o.site IS NOT DISTINCT FROM g.site
             ORDER BY o.known_at DESC LIMIT 1
-        ) h ON true
+        ) h ON true LEFT JOIN LATERAL (
+            SELECT o.value, o.metadata, o.known_at FROM flux.market_data_history o
+            WHERE o.type = g.type AND o.time = g.time AND o.site IS NOT DISTINCT FROM g.site
+                AND o.metadata ->> 'source' = g.metadata ->> 'source'
+            ORDER BY o.known_at DESC LIMIT 1
+        ) s ON true
     ) a(ty, si, ti, va, me, kn) CROSS JOIN LATERAL flux.market_place(a.ty, a.si, a.ti, a.va, a.me, a.kn) p
     WHERE a.ty IS NOT NULL;
     IF own THEN

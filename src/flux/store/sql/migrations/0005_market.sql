@@ -1,4 +1,4 @@
--- Market data: newest value and history kept in step, whoever writes; how long a value holds; how the sources are doing.
+-- Market data: newest value and history kept in step, whoever writes; how long a value holds.
 -- What the triggers call is in sql/market.sql, which is applied anew when it changes.
 
 ALTER TABLE flux.market_data_types ADD COLUMN holds interval NOT NULL DEFAULT '30 minutes' CHECK (holds > '0');
@@ -36,16 +36,3 @@ END $$;
 COMMENT ON FUNCTION flux.announce_market() IS 'Tells listeners of channel flux_market which table changed; they read what changed.';
 CREATE TRIGGER announce AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON flux.market_data
     FOR EACH STATEMENT EXECUTE FUNCTION flux.announce_market();
-
-CREATE TABLE flux.market_sources (
-    source          text PRIMARY KEY CHECK (source <> ''),
-    attempted_at    timestamptz NOT NULL,
-    succeeded_at    timestamptz,
-    failures        integer NOT NULL DEFAULT 0 CHECK (failures >= 0),
-    last_error      text,
-    expected_every  interval NOT NULL CHECK (expected_every > '0')
-);
-COMMENT ON TABLE flux.market_sources IS 'How the tasks that fetch from, or upload to, market platforms are doing: one row for each.';
-COMMENT ON COLUMN flux.market_sources.source IS 'Name of the task, e.g. elexon, axle:WLCE.';
-COMMENT ON COLUMN flux.market_sources.failures IS 'Failed attempts since the last success.';
-COMMENT ON COLUMN flux.market_sources.last_error IS 'Of the last failure; null after a success.';
