@@ -23,6 +23,28 @@ def test_flips_that_go_on_take_the_gain_down() -> None:
     assert after([40, -40] * 50).gain == 1 / 32
 
 
+def test_flips_without_an_echo_are_the_load() -> None:
+    now = Damping()
+    for step in [40, -40] * 50:
+        now = next_damping(now, step, (1, 0.2))
+    assert now.gain == 1
+    assert next_damping(now, 40, None).gain == 1
+
+
+def test_without_an_echo_it_is_soon_over() -> None:
+    now = after([40, -40] * 50)
+    for step in [40, -40] * 15:
+        now = next_damping(now, step, (1, 0.1))
+    assert now.gain == 1
+
+
+def test_it_goes_no_lower_than_the_lag_needs() -> None:
+    now = Damping()
+    for step in [40, -40] * 50:
+        now = next_damping(now, step, (1, 1.0))
+    assert now.gain == 1 / 4
+
+
 def test_flips_far_apart_are_the_load() -> None:
     assert after(([40.0] + [0.0] * 40 + [-40.0] + [0.0] * 40) * 10).gain == 1
 

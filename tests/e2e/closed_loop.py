@@ -62,9 +62,7 @@ controller:
   battery: {{capacity_kwh: {capacity_kwh}, charge_efficiency: 0.9, charge_limit_kw: 100, discharge_limit_kw: 105,
             soe_min_kwh: {soe_min_kwh}, soe_max_kwh: {soe_max_kwh}}}
   site: {{import_limit_kw: {import_limit_kw}, export_limit_kw: {export_limit_kw}}}
-  modes:
-    - {{mode: import_avoidance, periods: [{{days: all, start: "00:00", end: "24:00"}}]}}
-    - {{mode: export_avoidance, periods: [{{days: all, start: "00:00", end: "24:00"}}]}}
+  modes: [{modes}]
 """
 
 WHOLE_KW = """
@@ -129,6 +127,7 @@ class Setup:
     soe_max_kwh: float = 475.0
     import_limit_kw: float = 220.0
     export_limit_kw: float = 475.0
+    modes: str = "{mode: import_avoidance}, {mode: export_avoidance}"
     template: str = "tesla_powerpack"
     ramp_w_s: int = 100_000
 
@@ -165,12 +164,19 @@ class Loop:
     edge: EdgeRuntime
     db: AsyncConnection[Any]
     replies: list[Reply]
+    templates: dict[str, templates.DeviceTemplate]
     site_kw: list[float] = field(default_factory=list)
     battery_kw: list[float] = field(default_factory=list)
 
     @property
     def site(self) -> SimulatedSite:
         return self.server.site
+
+    def set_load(self, load_kw: float, solar_kw: float = 0.0) -> None:
+        """From now on."""
+        update = {"load": LoadConfig(constant_kw=load_kw), "solar": SolarConfig(constant_kw=solar_kw)}
+        other = SimulatedSite(self.site.config.model_copy(update=update), START, self.templates)
+        self.site._load, self.site._solar = other._load, other._solar
 
     async def run(self, seconds: int) -> None:
         """Let so many seconds of the site pass."""
@@ -200,6 +206,13 @@ class Loop:
         assert abs(worst) <= kw, f"the site was at {worst:.2f} kW"
 
     @property
+    def step_kw(self) -> float:
+        """Of the set-point register."""
+        device = self.site.device(BESS)
+        assert device.template.control is not None
+        return abs(device.template.register(device.template.control.power.register_name).scale)
+
+    @property
     def powers_written(self) -> list[RegisterWrite]:
         """What the battery's own set-point register took."""
         device = self.site.device(BESS)
@@ -217,6 +230,8 @@ class Loop:
             said.until(write.time)
             low, high = said.allowed_kw
             assert isinstance(write.value, int | float)
+            if self.step_kw > high - low:  # no whole step fits in between: then it is the one towards 0
+                low, high = min(low, 0.0), max(high, 0.0)
             assert low - ROUNDING_KW <= write.value <= high + ROUNDING_KW, (
                 f"{write.time}: {write.value} kW was written, {low:.3f} to {high:.3f} kW was allowed"
             )
@@ -311,4 +326,4 @@ async def closed_loop(
             load_site_file(folder / "site.yaml"), link, folder, platform=str(folder), clock=clock, sleep=clock.sleep
         )
         async with edge:
-            yield Loop(setup, clock, server, edge, db, replies)
+            yield Loop(setup, clock, server, edge, db, replies, known)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -157,24 +158,54 @@ async def test_a_battery_that_takes_commands_and_rests(begin: Begin) -> None:
     assert 160 <= ends <= 176
 
 
-async def test_soe_and_grid_limits_hold_at_the_register(begin: Begin) -> None:
-    """Runs empty under load, then full under sun: both limits of energy and both of the grid are met on the way."""
-    setup = Setup(
-        capacity_kwh=60,
-        soe_pct=9.5,
-        soe_min_kwh=5,
-        soe_max_kwh=7,
-        load=LoadConfig(constant_kw=80.0),
-        import_limit_kw=60,
-    )
+@pytest.mark.parametrize("template", ["tesla_powerpack", "whole_kw"])
+async def test_the_limits_of_energy_hold_at_the_register(begin: Begin, template: str) -> None:
+    """It runs empty under load, then full under sun, and never has a set-point that reaches beyond."""
+    setup = Setup(template=template, capacity_kwh=60, soe_pct=10, soe_min_kwh=5.3, soe_max_kwh=6.4)
     async with begin(setup) as loop:
-        await loop.run(160)
-        assert loop.site.battery(BESS).energy_kwh == pytest.approx(5.0, abs=0.01)
-        assert loop.battery_kw[-1] == pytest.approx(0, abs=0.5)
+        loop.set_load(80.7)
+        await loop.run(100)
+        assert loop.site.battery(BESS).energy_kwh == pytest.approx(5.3, abs=0.01)
+        loop.set_load(0.0, solar_kw=90.6)
+        await loop.run(120)
+        assert loop.site.battery(BESS).energy_kwh == pytest.approx(6.4, abs=0.01)
         loop.no_limit_was_passed()
 
 
+@pytest.mark.parametrize("template", ["tesla_powerpack", "whole_kw"])
+async def test_the_limits_of_the_grid_hold_at_the_register(begin: Begin, template: str) -> None:
+    """No mode asks for anything: what is done is done for the connection alone."""
+    async with begin(Setup(template=template, import_limit_kw=60.4, export_limit_kw=70.3, modes="")) as loop:
+        loop.set_load(80.7)
+        await loop.run(20)
+        assert loop.site_kw[-1] == pytest.approx(60.4, abs=1)
+        assert loop.site_kw[-1] <= 60.42
+        loop.set_load(0.0, solar_kw=110.6)
+        await loop.run(20)
+        assert loop.site_kw[-1] == pytest.approx(-70.3, abs=1)
+        assert loop.site_kw[-1] >= -70.32
+        loop.no_limit_was_passed()
+
+
+async def test_the_limits_of_the_inverter_hold_at_the_register(begin: Begin) -> None:
+    async with begin(Setup(load=LoadConfig(constant_kw=180.0))) as loop:
+        await loop.run(20)
+        assert loop.battery_kw[-1] == pytest.approx(105)
+        loop.server.add_fault(f"{BESS}:blocks:4")
+        loop.set_load(0.0, solar_kw=300.0)
+        await loop.run(20)
+        assert min(float(write.value) for write in loop.powers_written) == pytest.approx(-100)
+
+
+async def test_what_a_coarse_register_holds_already_is_not_written_again(begin: Begin) -> None:
+    async with begin(Setup(template="whole_kw", load=LoadConfig(constant_kw=40.4))) as loop:
+        await loop.run(120)
+        gaps = [later.time - sooner.time for sooner, later in pairwise(loop.powers_written)]
+        assert min(gaps[1:]) >= timedelta(seconds=8), "only the heartbeat is due"
+
+
 async def test_everything_together(begin: Begin) -> None:
+    """Lag, noise, ramps and whole kilowatts; meanwhile a restart, refused writes and a lost network."""
     setup = Setup(load=LoadConfig(mean_kw=40), template="whole_kw", ramp_w_s=20_000)
     async with begin(setup) as loop:
         loop.server.add_fault(f"{GRID}:lag:2s")
@@ -188,6 +219,8 @@ async def test_everything_together(begin: Begin) -> None:
         loop.server.add_fault("*:drop,for=40s")
         await loop.run(300)
         loop.no_limit_was_passed()
+        settled = [kw for second, kw in enumerate(loop.site_kw) if second >= 420 and second % 20 >= 12]
+        assert max(map(abs, settled)) <= 2.0, "after each step of the load, which come every 20 s"
     kinds = {one.kind for one in await loop.faults()}
     assert {"offline", "not_acknowledged", "stale"} <= kinds
     assert await loop.replays() > 50

@@ -40,7 +40,7 @@ async def test_with_a_grid_meter_that_lags_it_settles(make_site: MakeSite, lag_s
 
 async def test_without_the_damping_it_would_not(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "flux.edge.control_loop.damped", lambda _p, _s, decision, _l, one: (decision.target_power_kw, one)
+        "flux.edge.control_loop.damped", lambda _p, _s, decision, _l, one, _r: (decision.target_power_kw, one)
     )
     rig = Rig(make_site(load_kw=40))
     rig.site.set_lag(METER, timedelta(seconds=8))
@@ -87,6 +87,17 @@ def set_load(site: SimulatedSite, net_kw: float) -> None:
         START,
     )
     site._load, site._solar = other._load, other._solar
+
+
+async def test_a_load_that_flips_every_other_cycle_is_followed_all_the_way(make_site: MakeSite) -> None:
+    rig = Rig(make_site(load_kw=40))
+    await run(rig, 3)
+    for number in range(60):
+        set_load(rig.site, 50 if number % 2 else 20)
+        await run(rig, 2)
+        assert site_kw(rig) == pytest.approx(0, abs=0.1)
+    assert rig.controller.damping.gain == 1
+    assert "hunting" not in rig.heard
 
 
 async def test_with_a_ramp_it_settles(make_site: MakeSite) -> None:

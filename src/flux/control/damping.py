@@ -2,12 +2,14 @@
 
 A meter that lags tells of the battery's last move too late, so that the next decision makes it again: the site swings
 from +40 to −40 kW and on. With a smaller part of the way per cycle the same loop settles. What `decide` answers stays
-what it is; this is between the decision and the command.
+what it is; this is between the decision and the command. A load that flips by itself is followed all the way: flips
+count only while the site's power is the echo of the battery's own moves (`echo`).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from flux.control.decision import Decision
+from flux.control.echo import Echo, listen
 from flux.control.limits import apply_limits, grid_range, inverter_range
 from flux.control.plan import ControllerPlan
 from flux.control.state import CycleState
@@ -17,10 +19,16 @@ DEAD_KW = 0.5
 _FLIPS_TO_BEGIN = 3
 _LONGEST_HALF_SWING = 30
 _SMALLEST_GAIN = 1 / 32
+_SMALLEST_GAINS = {1: 1 / 4, 2: 1 / 8, 3: 1 / 8, 4: 1 / 16, 5: 1 / 16}
+"""By the cycles that a meter lags: what settles soonest without swinging is about 1 / (e × (lag + 1))."""
 _QUIET_BEFORE_A_JUMP = 3
 _QUIET_CYCLES = 900
 _ONE_SIDED_CYCLES = 60
 _SEEN_KW = 0.3
+_ECHO = 0.6
+_LAGGING_BATTERY_METER = -0.75
+_NO_ECHO = 0.25
+_CYCLES_WITHOUT_ECHO = 5
 _HOURS = 3600.0
 
 
@@ -31,6 +39,9 @@ class Damping:
     ``side``: the direction of the last step beyond the dead band; ``cycles`` since it last turned; ``flips`` in a row,
     each soon after the one before; ``quiet``: cycles within the dead band; ``hunted``: it has been seen to hunt.
     ``jump_kw``: the last step, while the loop answers a jump of the load as one without lag does; else 0.
+    ``position_kw``: what was asked last, before a register rounded it; None: nothing was. A small part of the way is
+    less than a coarse register can say, and would be lost each time if it counted from what the register holds.
+    ``silent``: cycles in a row in which no echo was heard.
     """
 
     gain: float = 1.0
@@ -40,22 +51,40 @@ class Damping:
     flips: int = 0
     hunted: bool = False
     jump_kw: float = 0.0
+    position_kw: float | None = None
+    echo: Echo = field(default_factory=Echo)
+    silent: int = 0
 
 
-def next_damping(before: Damping, step_kw: float) -> Damping:
-    """After a cycle that would move the battery by ``step_kw``."""
-    now = replace(before, cycles=before.cycles + 1)
+def next_damping(before: Damping, step_kw: float, heard: tuple[int, float] | None = (0, 1.0)) -> Damping:
+    """After a cycle that would move the battery by ``step_kw``; ``heard`` as in :attr:`Echo.heard`."""
+    lag, echo = heard or (0, None)
+    now = _without_echo(replace(before, cycles=before.cycles + 1), echo)
     if abs(step_kw) < DEAD_KW:
         return _after_quiet(replace(now, quiet=now.quiet + 1, jump_kw=0.0))
     side = 1 if step_kw > 0 else -1
     now = _answered(replace(now, side=side, quiet=0), before, step_kw)
     if side == before.side or before.side == 0:
         return _on_one_side(now)
+    if echo is None or _LAGGING_BATTERY_METER < echo < _ECHO:  # the load flips by itself
+        return replace(now, cycles=0, flips=0)
     soon = now.cycles <= _LONGEST_HALF_SWING
     now = replace(now, cycles=0, flips=before.flips + 1 if soon else 1)
     if not soon or now.flips < (1 if before.hunted else _FLIPS_TO_BEGIN):
         return now
-    return replace(now, gain=max(before.gain / 2, _SMALLEST_GAIN), hunted=True, jump_kw=0.0)
+    return replace(
+        now, gain=min(now.gain, max(now.gain / 2, _SMALLEST_GAINS.get(lag, _SMALLEST_GAIN))), hunted=True, jump_kw=0.0
+    )
+
+
+def _without_echo(now: Damping, echo: float | None) -> Damping:
+    """The load alone moves the site: back towards the whole of each step, whatever else goes on."""
+    if echo is None or abs(echo) >= _NO_ECHO:
+        return replace(now, silent=0) if now.silent else now
+    if now.silent + 1 < _CYCLES_WITHOUT_ECHO or now.gain == 1:
+        return replace(now, silent=now.silent + 1)
+    gain = min(1.0, now.gain * 2)
+    return replace(now, gain=gain, silent=0, flips=0, hunted=gain < 1)
 
 
 def _answered(now: Damping, before: Damping, step_kw: float) -> Damping:
@@ -85,25 +114,39 @@ def _after_quiet(now: Damping) -> Damping:
 
 
 def damped(
-    plan: ControllerPlan, state: CycleState, decision: Decision, last_kw: float, before: Damping
+    plan: ControllerPlan,
+    state: CycleState,
+    decision: Decision,
+    last_kw: float,
+    before: Damping,
+    rounding_kw: float = 0.0,
 ) -> tuple[float, Damping]:
     """The power to send for a decision, and what to remember; ``last_kw`` is what the battery was told last.
 
     Only a battery that follows the load is damped, and never beyond a limit. The decision must have a target.
+    ``rounding_kw``: by how much the registers may have rounded what was asked for, all batteries together.
     """
     target_kw, rest_kw = decision.target_power_kw, decision.site_at_rest_kw
     if target_kw is None:
         raise ValueError("a decision without a target is not sent")
     if rest_kw is None or state.soe_kwh is None or not _follows_the_load(decision, rest_kw):
-        return target_kw, replace(before, side=0, cycles=0, flips=0, quiet=0, jump_kw=0.0)
-    after = next_damping(before, target_kw - last_kw)
+        calm = replace(before, side=0, cycles=0, flips=0, quiet=0, jump_kw=0.0, position_kw=None, echo=Echo())
+        return target_kw, calm
+    start_kw = last_kw
+    if before.position_kw is not None and abs(before.position_kw - last_kw) <= rounding_kw:
+        start_kw = before.position_kw
+    step = plan.interval if state.step is None else state.step
+    battery_kw = last_kw if state.site_power is None else rest_kw - state.site_power.value
+    echo = listen(before.echo, state.time, step, rest_kw, battery_kw)
+    after = replace(next_damping(before, target_kw - start_kw, echo.heard), echo=echo)
     if after.gain == 1:
-        return target_kw, after
+        return target_kw, replace(after, position_kw=target_kw)
     inverter = inverter_range(plan.battery, state.capability)
     grid = grid_range(rest_kw, plan.site, state.limits)
-    step_h = (plan.interval if state.step is None else state.step).total_seconds() / _HOURS
-    wanted_kw = last_kw + after.gain * (target_kw - last_kw)
-    return apply_limits(wanted_kw, inverter, grid, state.soe_kwh.value, plan.battery, step_h).power_kw, after
+    step_h = step.total_seconds() / _HOURS
+    wanted_kw = start_kw + after.gain * (target_kw - start_kw)
+    power_kw = apply_limits(wanted_kw, inverter, grid, state.soe_kwh.value, plan.battery, step_h).power_kw
+    return power_kw, replace(after, position_kw=power_kw)
 
 
 def _follows_the_load(decision: Decision, rest_kw: float) -> bool:

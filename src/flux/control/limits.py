@@ -86,6 +86,15 @@ def apply_limits(
     return Limited(power, tuple([limit for limit, named in hit if named]), missed)
 
 
+def allowed_range(
+    inverter: InverterRange, grid: GridRange, soe_kwh: float, battery: BatteryConfig, step_h: float
+) -> tuple[float, float]:
+    """The powers that :func:`apply_limits` leaves as they are: what a rounded set-point has to stay within."""
+    low = max(inverter.low_kw, -_charge_room(soe_kwh, battery, step_h))
+    high = min(inverter.high_kw, _spendable(soe_kwh, battery, step_h))
+    return _clamp(grid.low_kw, low, high), _clamp(grid.high_kw, low, high)
+
+
 def _charge_room(soe_kwh: float, battery: BatteryConfig, step_h: float) -> float:
     """The hardest charge, kW ≥ 0, that does not pass soe_max within one step."""
     return max(0.0, (battery.soe_max_kwh - soe_kwh) / battery.charge_efficiency / step_h)

@@ -9,6 +9,7 @@ import structlog
 
 from flux.devices.codec import decode, encode
 from flux.devices.control import ControlSection, Heartbeat, Step
+from flux.devices.rounding import Range, held_value, step_of
 from flux.devices.template import DeviceTemplate
 from flux.devices.transport import RegisterTransport
 from flux.errors import DeviceError, InputError, RefusedError
@@ -79,19 +80,34 @@ class Commander:
     def forget(self) -> None:
         self._last_acknowledged = None
 
-    def plan(self, power_kw: float) -> Command:
-        """The writes of a command now, all checks done."""
+    def plan(self, power_kw: float, inside: Range | None = None) -> Command:
+        """The writes of a command now, all checks done; the register rounds the power, but not out of ``inside``."""
         control = self._control()
         if not math.isfinite(power_kw):
             raise RefusedError(f"{self._device.name}: a power of {power_kw} kW is not a number to command")
         first = self._needs_setup()
-        writes = tuple(self._write(control, step, power_kw) for step in (control.first if first else control.later))
+        held_kw = self.rounded(power_kw, inside)
+        steps = control.first if first else control.later
+        writes = tuple(self._write(control, step, held_kw) for step in steps)
         power = next(write.value for write in writes if write.step is Step.POWER)
         return Command(power_kw, power, first, writes)
 
-    async def command(self, power_kw: float) -> Command:
+    @property
+    def power_step_kw(self) -> float:
+        """The distance of the powers that the set-point can hold; 0: any."""
+        return step_of(self._template.register(self._control().power.register_name))
+
+    def rounded(self, power_kw: float, inside: Range | None = None) -> float:
+        """What the set-point would hold of a power; RefusedError for one that it cannot hold."""
+        register = self._template.register(self._control().power.register_name)
+        try:
+            return held_value(register, power_kw, inside)
+        except InputError as error:
+            raise RefusedError(f"{self._device.name}: {error}") from None
+
+    async def command(self, power_kw: float, inside: Range | None = None) -> Command:
         """Write it all; the device counts as set up only once every write was acknowledged."""
-        command = self.plan(power_kw)
+        command = self.plan(power_kw, inside)
         self.forget()  # until it is through: after half a command the next one starts from the beginning
         for write in command.writes:
             await self._send(write)

@@ -18,6 +18,7 @@ from flux.devices.control import Step
 from flux.devices.decoder import BlockDecoder
 from flux.devices.readings import ReadingMaker
 from flux.devices.registers import Register
+from flux.devices.rounding import Range
 from flux.devices.template import DeviceTemplate
 from flux.devices.transport import DeviceFaultError, RegisterTransport
 from flux.errors import DeviceError, InputError
@@ -187,8 +188,19 @@ class DeviceDriver:
         """After how long without a command the device goes to its safe state; None: never."""
         return self._commander.timeout_s
 
-    async def command(self, power_kw: float, *, within_s: float | None = None) -> Command:
+    @property
+    def power_step_kw(self) -> float:
+        """The distance of the powers that its set-point can hold, kW; 0: any."""
+        return self._commander.power_step_kw
+
+    def rounded(self, power_kw: float, inside: Range | None = None) -> float:
+        """What its set-point would hold of a power, as :meth:`command` would write it."""
+        return self._commander.rounded(power_kw, inside)
+
+    async def command(self, power_kw: float, *, inside: Range | None = None, within_s: float | None = None) -> Command:
         """Tell the battery its power, kW, + discharge; returns what it acknowledged, after rounding to its register.
+
+        The register rounds to the nearest power that it can hold within ``inside`` (lowest, highest).
 
         The first command, and the first after a failure, after a silence longer than the command timeout, or after
         :meth:`forget`, sets up everything. Raises :class:`NotControllableError`, :class:`RefusedError` for a power that
@@ -197,7 +209,7 @@ class DeviceDriver:
         """
         try:
             async with asyncio.timeout(within_s):
-                return await self._commander.command(power_kw)
+                return await self._commander.command(power_kw, inside)
         except TimeoutError:
             raise DeviceError(f"{self.device.name}: command not acknowledged within {within_s} s") from None
 

@@ -17,12 +17,14 @@ from flux.control.decide import decide
 from flux.control.decision import Decision, withhold
 from flux.control.feed import Outside
 from flux.control.ledger import BatteryCommand, is_stale
+from flux.control.limits import allowed_range, grid_range, inverter_range
 from flux.control.plan import ControllerPlan
 from flux.control.state import AcknowledgedCommand, CycleState, Measurement, Memory, Stop
-from flux.edge.controlled import BatteryState, ControlledBattery, MeteredDevice, Tell
+from flux.devices.rounding import Range
+from flux.edge.controlled import DEAD_BAND_KW, BatteryState, ControlledBattery, MeteredDevice, Tell
 from flux.edge.decisions import Observer, observe_nothing
 from flux.edge.newest import NewestPolls
-from flux.edge.sharing import Sharing, send_all
+from flux.edge.sharing import Needed, Sharing, send_all
 from flux.edge.ticks import Clock, Sleep, Ticks
 
 _logger = structlog.get_logger(__name__)
@@ -113,7 +115,7 @@ class SiteController:
         if self.withheld is not None:
             return True
         zeros = [0.0] * len(leaving)
-        sending = await send_all(leaving, zeros, None, self._within_s, lambda _battery, _power_kw: True)
+        sending = await send_all(leaving, zeros, None, self._within_s, lambda _battery, _power_kw, _inside: True)
         return sending.acknowledged
 
     async def cycle(self, now: datetime) -> Decision:
@@ -140,8 +142,9 @@ class SiteController:
         try:
             if decision.target_power_kw is not None:
                 powers_kw = parts = self._sharing.split(states, self._damped(frozen, decision, now))
-                needed = self._needed_at(now)
-                sending = await send_all(self.batteries, parts, decision.command_source, self._within_s, needed)
+                ranges = self._ranges(frozen, decision, states, parts)
+                needed, source = self._needed_at(now), decision.command_source
+                sending = await send_all(self.batteries, parts, source, self._within_s, needed, ranges)
                 told = sending.told
                 self.failed_commands += not sending.acknowledged
         finally:
@@ -167,7 +170,8 @@ class SiteController:
         """What is sent of the target: the whole of it unless the loop hunts."""
         last_kw = sum(battery.commanded_kw(now) for battery in self._own)
         before = self.damping
-        power_kw, self.damping = damped(self.plan, state, decision, last_kw, before)
+        rounding_kw = sum(battery.driver.power_step_kw + DEAD_BAND_KW for battery in self._own)
+        power_kw, self.damping = damped(self.plan, state, decision, last_kw, before, rounding_kw)
         if (before.gain < 1) is not (self.damping.gain < 1):
             self._tell(
                 "hunting",
@@ -199,10 +203,26 @@ class SiteController:
         """The batteries that nobody else commands."""
         return [battery for battery in self.batteries if battery.other_master is None]
 
-    def _needed_at(self, now: datetime) -> Callable[[ControlledBattery, float], bool]:
+    def _ranges(
+        self, state: CycleState, decision: Decision, states: list[BatteryState], powers_kw: Sequence[float]
+    ) -> Sequence[Range | None] | None:
+        """What each battery's register may round its power to; None where no limit was asked, as for a stop."""
+        if decision.site_at_rest_kw is None or state.soe_kwh is None:
+            return None
+        plan = self.plan
+        low_kw, high_kw = allowed_range(
+            inverter_range(plan.battery, state.capability),
+            grid_range(decision.site_at_rest_kw, plan.site, state.limits),
+            state.soe_kwh.value,
+            plan.battery,
+            plan.compiled.step_h,
+        )
+        return self._sharing.ranges(states, powers_kw, low_kw, high_kw)
+
+    def _needed_at(self, now: datetime) -> Needed:
         if (stop := self._stop) is not None:  # what is asked for is an acknowledgement, so news or not it is sent, once
-            return lambda battery, _power_kw: not battery.rests_since(stop.since)
-        return lambda battery, power_kw: battery.needs(power_kw, now)
+            return lambda battery, _power_kw, _inside: not battery.rests_since(stop.since)
+        return lambda battery, power_kw, inside: battery.needs(power_kw, now, inside)
 
     async def shut_down(self, reason: str) -> bool:
         """Send 0 kW; True once every battery has acknowledged it, or nothing may be sent.

@@ -11,6 +11,7 @@ import structlog
 from flux.control.state import AcknowledgedCommand, BatteryCapability, Measurement
 from flux.devices.control import Step
 from flux.devices.driver import Command, Poll
+from flux.devices.rounding import Range
 from flux.edge.daily import DailyCount
 from flux.edge.following import Following, OtherMaster, RecentCommands
 from flux.edge.newest import NewestPolls
@@ -71,7 +72,14 @@ class CommandedDevice(MeteredDevice, Protocol):
     @property
     def register_writes(self) -> int: ...
 
-    async def command(self, power_kw: float, *, within_s: float | None = None) -> Command: ...
+    @property
+    def power_step_kw(self) -> float: ...
+
+    def rounded(self, power_kw: float, inside: Range | None = None) -> float: ...
+
+    async def command(
+        self, power_kw: float, *, inside: Range | None = None, within_s: float | None = None
+    ) -> Command: ...
 
     async def read_back(self, command: Command) -> Mapping[str, tuple[float, object]]: ...
 
@@ -187,14 +195,21 @@ class ControlledBattery:
         assert self.last_command is not None  # noqa: S101 - the callers have looked
         return self.timeout is not None and abs(now - self.last_command.time) > self.timeout
 
-    def needs(self, power_kw: float, now: datetime) -> bool:
-        """Whether ``power_kw`` has to be sent: it is news to the battery, or the heartbeat is due."""
+    def needs(self, power_kw: float, now: datetime, inside: Range | None = None) -> bool:
+        """Whether ``power_kw`` has to be sent: it is news to the battery, or the heartbeat is due.
+
+        A register that rounds it to what it holds already learns nothing new.
+        """
         last = self.last_command
         if last is None or self._failing or self._lost:
             return True
         if not timedelta() <= now - last.time < self._heartbeat:  # due, or unknown since the clock was set back
             return True
-        return abs(power_kw - last.power_kw) > DEAD_BAND_KW or (power_kw == 0) is not (last.power_kw == 0)
+        try:
+            held_kw = self.driver.rounded(power_kw, inside)
+        except FluxError:  # sending it will tell why it is refused
+            return True
+        return abs(held_kw - last.power_kw) > DEAD_BAND_KW or (held_kw == 0) is not (last.power_kw == 0)
 
     @property
     def _heartbeat(self) -> timedelta:
@@ -290,14 +305,16 @@ class ControlledBattery:
         """Whether it acknowledged 0 kW at ``instant`` or later."""
         return self.last_command is not None and self.last_command.power_kw == 0 and self.last_command.time >= instant
 
-    async def send(self, power_kw: float, source: CommandSource | None, within_s: float) -> bool:
-        """Command ``power_kw`` and read it back.
+    async def send(
+        self, power_kw: float, source: CommandSource | None, within_s: float, inside: Range | None = None
+    ) -> bool:
+        """Command ``power_kw``, rounded within ``inside``, and read it back.
 
         False, with nothing remembered, when it was not acknowledged within ``within_s``.
         """
         before = self.driver.register_writes
         try:
-            command = await self.driver.command(power_kw, within_s=within_s)
+            command = await self.driver.command(power_kw, inside=inside, within_s=within_s)
         except FluxError as error:  # refused by the driver counts as not acknowledged
             self._failing = True
             self._tell(f"command:{self.name}", f"{self.name}: {power_kw:.1f} kW was not acknowledged: {error}")

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from flux.control.plan import ControllerPlan
 from flux.control.split import SplitPart, most_together, split
 from flux.control.state import BatteryCapability
+from flux.devices.rounding import Range
 from flux.edge.controlled import BatteryState, ControlledBattery
 from flux.model import CommandSource
 
 _SECONDS_PER_HOUR = 3600.0
+
+Needed = Callable[[ControlledBattery, float, Range | None], bool]
+"""Whether a battery has to be told its power, rounded within that range."""
 
 
 class Sharing:
@@ -33,6 +37,25 @@ class Sharing:
     def split(self, states: Sequence[BatteryState], power_kw: float) -> tuple[float, ...]:
         """Each battery's part of ``power_kw``, in the order of ``states``."""
         return (power_kw,) if len(states) == 1 else split(power_kw, self._parts(states), self._step_h)
+
+    def ranges(
+        self, states: Sequence[BatteryState], powers_kw: Sequence[float], low_kw: float, high_kw: float
+    ) -> tuple[Range, ...]:
+        """Where each battery's power may be rounded to, so that together they stay within ``low_kw`` to ``high_kw``.
+
+        What is free on either side is shared out evenly; no battery is let out of its own limits.
+        """
+        if len(states) == 1:
+            return ((low_kw, high_kw),)
+        total_kw, count = math.fsum(powers_kw), len(powers_kw)
+        down_kw, up_kw = max(0.0, total_kw - low_kw) / count, max(0.0, high_kw - total_kw) / count
+        return tuple(
+            (
+                max(power_kw - down_kw, -part.most_charge_kw(self._step_h)),
+                min(power_kw + up_kw, part.most_discharge_kw(self._step_h)),
+            )
+            for power_kw, part in zip(powers_kw, self._parts(states), strict=True)
+        )
 
     def _parts(self, states: Sequence[BatteryState]) -> list[SplitPart]:
         return [self._part(state, share) for state, share in zip(states, self._shares, strict=True)]
@@ -76,19 +99,20 @@ async def send_all(
     powers_kw: Sequence[float],
     source: CommandSource | None,
     within_s: float,
-    needed: Callable[[ControlledBattery, float], bool],
+    needed: Needed,
+    ranges: Sequence[Range | None] | None = None,
 ) -> Sending:
-    """Send each battery its part where that is ``needed``.
+    """Send each battery its part where that is ``needed``, rounded within its one of ``ranges``.
 
     One that somebody else commands is told nothing.
     """
     parts = [
-        (battery, power_kw)
-        for battery, power_kw in zip(batteries, powers_kw, strict=True)
-        if battery.other_master is None and needed(battery, power_kw)
+        (battery, power_kw, inside)
+        for battery, power_kw, inside in zip(batteries, powers_kw, ranges or [None] * len(batteries), strict=True)
+        if battery.other_master is None and needed(battery, power_kw, inside)
     ]
-    told = frozenset(battery.name for battery, _ in parts)
-    sends = [battery.send(power_kw, source, within_s) for battery, power_kw in parts]
+    told = frozenset(battery.name for battery, _, _ in parts)
+    sends = [battery.send(power_kw, source, within_s, inside) for battery, power_kw, inside in parts]
     if len(sends) == 1:  # the usual case, without a task of its own
         return Sending(await sends[0], told)
     return Sending(all(await asyncio.gather(*sends)), told)
