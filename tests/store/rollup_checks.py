@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 from psycopg import Connection
-from tests.store.rollup_reference import BUCKET, HOUR, MINUTE, Limits, Series, deltas, gaps, series
+from tests.store.rollup_reference import BUCKET, HOUR, MINUTE, Limits, Series, deltas, gaps, series, spikes, stuck
 
 COUNTERS = ("energy_imported_active", "energy_exported_active", "energy_imported_phase_b_active")
 """The counters that the tests use; the engine's text is the same for every counter."""
@@ -28,14 +28,82 @@ def check(conn: Connection[Any], device: UUID, limits: Limits) -> None:
         "FROM flux.mg_meter_readings WHERE device_id = %s ORDER BY time",
         [device],
     ).fetchall()
+    raw, marks, lifted = without_marked(conn, device, limits, raw)
+    _check_marks(conn, device, marks)
+    rulings = _rulings(conn, device)
     by_counter = {
-        name: series([(row[0], Fraction(row[k])) for row in raw if row[k] is not None], limits)
+        name: series(
+            [(row[0], Fraction(row[k])) for row in raw if row[k] is not None], limits, rulings[name], lifted[name]
+        )
         for k, name in enumerate(COUNTERS, start=1)
     }
     for width, table in TABLES.items():
         _check_level(conn, device, limits, width, table, raw, by_counter)
         _check_power(conn, device, width, table, raw)
     _check_lists(conn, device, limits, by_counter)
+
+
+def without_marked(
+    conn: Connection[Any], device: UUID, limits: Limits, raw: list[tuple[Any, ...]]
+) -> tuple[list[tuple[Any, ...]], set[tuple[int, str, str]], dict[str, set[int]]]:
+    """The readings with None for each value that should be marked, those marks (time, metric, reason), what was lifted.
+
+    What people marked and lifted is read from the database; what Flux should have marked is worked out here.
+    """
+    columns = ("time", *COUNTERS, POWER_FACTOR, POWER)
+    people = conn.execute(
+        f"SELECT {MICROSECONDS.format('time')}, metric, lifted_at IS NOT NULL, value FROM flux.reading_marks "
+        "WHERE device_id = %s AND (reason = 'operator' OR lifted_at IS NOT NULL)",
+        [device],
+    ).fetchall()
+    stored = {(row[0], name): value for row in raw for name, value in zip(columns, row, strict=True)}
+    lifted: dict[str, set[int]] = defaultdict(set)
+    for t, name, is_lifted, value in people:
+        if is_lifted and stored.get((t, name)) == value:
+            lifted[name].add(t)
+    marks = {(t, name, "operator") for t, name, is_lifted, _ in people if not is_lifted}
+    taken = {(t, name) for t, name, _ in marks}
+    for row in raw:
+        for name, value in zip(columns, row, strict=True):
+            low, high = limits.ranges.get(name, (None, None))
+            judged_before = (row[0], name) in taken or row[0] in lifted[name]
+            if low is not None and value is not None and not low <= value <= high and not judged_before:
+                marks.add((row[0], name, "range"))
+    judged = _blanked(raw, columns, marks)
+    for k, name in enumerate(COUNTERS, start=1):
+        values = [(row[0], Fraction(row[k])) for row in judged if row[k] is not None]
+        marks |= {(t, name, "spike") for t in spikes(values, limits, lifted[name]) - lifted[name]}
+    powers = [(row[0], Fraction(row[-1])) for row in judged if row[-1] is not None]
+    both = {row[0]: tuple(None if v is None else Fraction(v) for v in row[1:3]) for row in judged}
+    marks |= {(t, POWER, "stuck") for t in stuck(powers, both, limits) - lifted[POWER]}
+    return _blanked(raw, columns, marks), marks, lifted
+
+
+def _blanked(
+    raw: list[tuple[Any, ...]], columns: tuple[str, ...], marks: set[tuple[int, str, str]]
+) -> list[tuple[Any, ...]]:
+    out = {(t, name) for t, name, _ in marks}
+    return [tuple(None if (row[0], name) in out else v for name, v in zip(columns, row, strict=True)) for row in raw]
+
+
+def _check_marks(conn: Connection[Any], device: UUID, marks: set[tuple[int, str, str]]) -> None:
+    rows = conn.execute(
+        f"SELECT {MICROSECONDS.format('time')}, metric, reason FROM flux.reading_marks "
+        "WHERE device_id = %s AND lifted_at IS NULL",
+        [device],
+    ).fetchall()
+    assert set(rows) == marks
+
+
+def _rulings(conn: Connection[Any], device: UUID) -> dict[str, dict[int, tuple[str, Fraction]]]:
+    rows = conn.execute(
+        f"SELECT counter, {MICROSECONDS.format('time')}, kind, step FROM flux.counter_rulings WHERE device_id = %s",
+        [device],
+    ).fetchall()
+    rulings: dict[str, dict[int, tuple[str, Fraction]]] = defaultdict(dict)
+    for counter, time, kind, step in rows:
+        rulings[counter][time] = (kind, Fraction(step or 0))
+    return rulings
 
 
 def _check_power(conn: Connection[Any], device: UUID, width: int, table: str, raw: list[tuple[Any, ...]]) -> None:

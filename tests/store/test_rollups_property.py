@@ -18,6 +18,7 @@ from tests.store.rollup_reference import HOUR, MINUTE, US, Limits
 
 START = datetime(2026, 1, 5, 22, 58, 30, tzinfo=UTC)
 WIDTH = 10_000.0
+RULINGS = ("as_judged", "restart", "rollover", "correction", "rise", "step")
 Row = tuple[int, float | None, float | None, float | None, float | None, float | None]
 """Time, three counters, power factor, power."""
 
@@ -81,7 +82,9 @@ def _moved(move: str, counter: float, rise: float) -> tuple[float, float | None]
 ACTIONS = st.lists(
     st.builds(
         Action,
-        st.sampled_from(["insert", "insert", "insert", "refresh", "update", "delete", "move", "clear"]),
+        st.sampled_from(
+            ["insert", "insert", "insert", "refresh", "update", "delete", "move", "clear", "mark", "lift", "rule"]
+        ),
         st.integers(0, 40),
         st.sampled_from([0.0, 5.0, 123_456.9, 9_999.0]),
     ),
@@ -94,8 +97,15 @@ METADATA: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
         {"max_power_kw": 200},
         {"counter_width": WIDTH},
         {"counter_width": WIDTH, "max_power_kw": 900},
+        {"max_power_kw": 2000, "power_stuck_after": "10m"},
+        {"register_map": "limited"},
+        {"register_map": "limited", "max_power_kw": 200},
     ]
 )
+
+
+RANGES = {POWER: (Fraction(-10), Fraction(500)), COUNTERS[2]: (Fraction(0), Fraction(50_000))}
+"""What the template ``limited`` calls plausible."""
 
 
 @dataclass
@@ -114,6 +124,8 @@ def _limits(metadata: dict[str, Any]) -> Limits:
         gap=3 * HOUR if "gap_limit" in metadata else 24 * HOUR,
         max_power_kw=None if power is None else Fraction(power),
         width=None if width is None else Fraction(width),
+        ranges=RANGES if "register_map" in metadata else {},
+        stuck_after=10 * MINUTE if "power_stuck_after" in metadata else None,
     )
 
 
@@ -133,6 +145,11 @@ def conn(dsn: str) -> Iterator[Connection[Any]]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SELECT flux.ensure_partitions('flux.mg_meter_readings', '2026-01-01', '2026-04-01')")
+        for metric, (lowest, highest) in RANGES.items():
+            connection.execute(
+                "INSERT INTO flux.template_metrics (template, metric, lowest, highest) VALUES ('limited', %s, %s, %s)",
+                [metric, float(lowest), float(highest)],
+            )
         yield connection
 
 
@@ -177,6 +194,39 @@ def act(conn: Connection[Any], device: Device, action: Action) -> None:
         case "update" | "delete" | "move" if device.stored:
             time = device.stored[action.place % len(device.stored)]
             _change(conn, device, action, time)
+        case "mark" | "rule" if device.stored:
+            _judge(
+                conn, device, action, START + timedelta(microseconds=device.stored[action.place % len(device.stored)])
+            )
+        case "lift":
+            conn.execute(
+                "UPDATE flux.reading_marks SET lifted_at = now(), lifted_by = 'me' WHERE (device_id, time, metric) IN ("
+                "SELECT device_id, time, metric FROM flux.reading_marks WHERE device_id = %s AND lifted_at IS NULL "
+                "ORDER BY time, metric OFFSET %s LIMIT 1)",
+                [device.id, action.place % 3],
+            )
+
+
+def _judge(conn: Connection[Any], device: Device, action: Action, time: datetime) -> None:
+    """A person marks a value, or says what a counter did at a reading; the same again takes the ruling back."""
+    metric = (*COUNTERS, POWER)[action.place % 4]
+    if action.kind == "mark":
+        conn.execute(
+            "INSERT INTO flux.reading_marks (device_id, time, metric, reason, value) "
+            f"SELECT device_id, time, %s, 'operator', {metric} FROM flux.mg_meter_readings "
+            f"WHERE device_id = %s AND time = %s AND {metric} IS NOT NULL ON CONFLICT DO NOTHING",
+            [metric, device.id, time],
+        )
+        return
+    counter, kind = COUNTERS[action.place % 3], RULINGS[action.place % len(RULINGS)]
+    key = (device.id, counter, time)
+    where = "WHERE (device_id, counter, time) = (%s, %s, %s)"
+    if conn.execute(f"DELETE FROM flux.counter_rulings {where}", key).rowcount == 0:
+        conn.execute(
+            "INSERT INTO flux.counter_rulings (device_id, counter, time, kind, step, decided_by) "
+            "VALUES (%s, %s, %s, %s, %s, 'me')",
+            [*key, kind, 12.5 if kind == "step" else None],
+        )
 
 
 def _change(conn: Connection[Any], device: Device, action: Action, time: int) -> None:

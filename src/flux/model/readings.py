@@ -26,7 +26,8 @@ class Metric:
     """One column of a reading.
 
     ``demand``: its largest 1-minute and 5-minute means are kept, as what a site pays for. ``weight``: the power by
-    whose magnitude its mean is weighed as well (a power factor at no load says nothing).
+    whose magnitude its mean is weighed as well (a power factor at no load says nothing). ``counted``: the counters
+    ``energy_imported_…`` and ``energy_exported_…`` that count this power.
     """
 
     name: str
@@ -34,14 +35,15 @@ class Metric:
     unit: str
     demand: bool = False
     weight: str | None = None
+    counted: str | None = None
 
 
 def _metric(kind: MetricKind, unit: str, **more: Any) -> Any:
     return field(default=None, metadata={"kind": kind, "unit": unit, **more})
 
 
-def _level(unit: str, *, demand: bool = False, weight: str | None = None) -> Any:
-    return _metric(MetricKind.LEVEL, unit, demand=demand, weight=weight)
+def _level(unit: str, **more: Any) -> Any:
+    return _metric(MetricKind.LEVEL, unit, **more)
 
 
 def _counter(unit: str) -> Any:
@@ -64,10 +66,10 @@ class MeterReading:
     current_phase_b: float | None = _level("A")
     current_phase_c: float | None = _level("A")
     current_phase_average: float | None = _level("A")
-    power_phase_a_active: float | None = _level("kW")
-    power_phase_b_active: float | None = _level("kW")
-    power_phase_c_active: float | None = _level("kW")
-    power_total_active: float | None = _level("kW", demand=True)
+    power_phase_a_active: float | None = _level("kW", counted="phase_a_active")
+    power_phase_b_active: float | None = _level("kW", counted="phase_b_active")
+    power_phase_c_active: float | None = _level("kW", counted="phase_c_active")
+    power_total_active: float | None = _level("kW", demand=True, counted="active")
     power_total_reactive: float | None = _level("kVAr")
     power_total_apparent: float | None = _level("kVA")
     power_factor_total: float | None = _level("1", weight="power_total_active")

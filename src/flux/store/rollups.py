@@ -3,7 +3,8 @@
 The engine is plain SQL in ``sql/rollups/*.sql``; a DBA can read it there, or what it renders to with ``flux db sql``.
 It is the same for every metric, so the files say each thing once; a line that begins with ``@level`` or ``@counter``
 is repeated for each such metric, together with its neighbours that do (``%m%`` its name, ``%k%`` its number); so are
-``@demand``, for the metrics whose peaks are kept, and ``@weighted``, for those with a weight (``%w%``)::
+``@demand``, for the metrics whose peaks are kept, ``@weighted``, for those with a weight (``%w%``), ``@counted``, for
+powers that counters count (``%e%``), and ``@energy``, for counters of active energy::
 
     SELECT                                              SELECT
     @counter        max(r.%m%) AS %m%_max,         →        max(r.energy_imported_active) AS energy_imported_active_max,
@@ -32,7 +33,7 @@ from flux.model import BESS_METRICS, METER_METRICS, Metric, MetricKind
 _logger = structlog.get_logger(__name__)
 _FOLDER = Path(__file__).parent / "sql" / "rollups"
 _EPOCH = "'2000-01-01 00:00:00+00'::timestamptz"
-_REPEATED = re.compile(r"@(level|counter|code|demand|weighted)(?:\{(.+?)\})? ")
+_REPEATED = re.compile(r"@(level|counter|code|demand|weighted|counted|energy)(?:\{(.+?)\})? ")
 _PLACEHOLDER = re.compile(r"%(\w+)%")
 
 BATCH_DEVICES = 100
@@ -63,6 +64,15 @@ BESS_LEVELS = (
     Level("30m", timedelta(minutes=30), "mg_bess_readings_30m", "mg_bess_readings_5m", "year", "5 years"),
     Level("1h", timedelta(hours=1), "mg_bess_readings_1h", "mg_bess_readings_30m", "year", None),
 )
+_JUDGED_AND_KEPT = (
+    {"view": "mg_meter_readings_judged", "but": "'range', 'operator'"},
+    {"view": "mg_meter_readings_kept", "but": "'range', 'operator', 'spike', 'stuck'"},
+)
+_ALL_AND_MARKED = (
+    {"readings": "rollup_meter_readings", "marked": ""},
+    {"readings": "mg_meter_readings_kept", "marked": "_marked"},
+)
+"""The engine stands there twice: where nothing is marked, nobody pays for marks."""
 _5M = "mg_meter_readings_5m_intermediate"
 _30M = "mg_meter_readings_30m_intermediate"
 LEVELS = (
@@ -98,7 +108,10 @@ def render_sql() -> str:
         _render("03_anchors.sql", METER_METRICS, kind="meter"),
         _render("03_anchors.sql", BESS_METRICS, kind="bess"),
     ]
-    parts += [_render(name, METER_METRICS) for name in ("04_meter_exact.sql", "05_meter_fast.sql")]
+    parts += [_render("03_meter_readings.sql", METER_METRICS, **names) for names in _JUDGED_AND_KEPT]
+    parts += [_render("03_marks.sql", METER_METRICS)]
+    for name in ("06_meter_neighbours.sql", "04_meter_exact.sql", "05_meter_fast.sql"):
+        parts += [_render(name, METER_METRICS, **names) for names in _ALL_AND_MARKED]
     parts += [
         _render("06_meter_coarser.sql", METER_METRICS, **_names(level) | {"function": f"rollup_meter_{level.name}"})
         for level in LEVELS
@@ -172,6 +185,8 @@ def _names(level: Level) -> dict[str, str]:
 def _render(file: str, metrics: Sequence[Metric], **values: str) -> str:
     by_kind = {str(kind): [m for m in metrics if m.kind is kind] for kind in MetricKind}
     by_kind |= {"demand": [m for m in metrics if m.demand], "weighted": [m for m in metrics if m.weight]}
+    by_kind["counted"] = [m for m in metrics if m.counted]
+    by_kind["energy"] = [m for m in metrics if m.kind is MetricKind.COUNTER and m.unit == "kWh"]
     values |= {"epoch": _EPOCH, "counters": str(len(by_kind["counter"]))}
     lines: list[str] = []
     for repeated, group in groupby((_FOLDER / file).read_text().splitlines(), key=_repetition):
@@ -182,7 +197,10 @@ def _render(file: str, metrics: Sequence[Metric], **values: str) -> str:
         texts = [line.split(" ", 1)[1] if separator is None else line.split("} ", 1)[1] for line in group]
         repeats = by_kind[kind]
         for k, metric in enumerate(repeats, start=1):
-            lines += [_fill(text, values | {"m": metric.name, "k": str(k), "w": metric.weight or ""}) for text in texts]
+            own = {"m": metric.name, "k": str(k), "w": metric.weight or "", "e": metric.counted or ""}
+            own |= {"at": str(by_kind["counter"].index(metric) + 1)} if metric in by_kind["counter"] else {}
+            own |= {"is_energy": str(metric in by_kind["energy"]).lower()}
+            lines += [_fill(text, values | own) for text in texts]
             lines[-1] += (separator or "").rstrip() if k < len(repeats) else ""
     return "\n".join(lines) + "\n"
 

@@ -9,6 +9,7 @@ CREATE TABLE flux.template_metrics (
     width      double precision CHECK (width > 0),
     resolution double precision CHECK (resolution > 0),
     ratio      text CHECK (ratio IN ('vt', 'ct', 'vt_ct')),
+    signed     boolean NOT NULL DEFAULT false,
     PRIMARY KEY (template, metric)
 );
 COMMENT ON TABLE flux.template_metrics IS 'What a template says of each metric: filled from the templates themselves, never by hand.';
@@ -16,6 +17,13 @@ COMMENT ON COLUMN flux.template_metrics.lowest IS 'A value below this is not pla
 COMMENT ON COLUMN flux.template_metrics.width IS 'Where a counter begins again at 0: the values that its register can hold × scale. Null: not known. Before transformer ratios.';
 COMMENT ON COLUMN flux.template_metrics.resolution IS 'The smallest step of the register. Before transformer ratios.';
 COMMENT ON COLUMN flux.template_metrics.ratio IS 'Which of a device''s transformer ratios multiply width and resolution.';
+COMMENT ON COLUMN flux.template_metrics.signed IS 'Its sign turns round on a meter with invert: true.';
+
+CREATE TABLE flux.template_metrics_source (
+    template text PRIMARY KEY,
+    hash     text NOT NULL
+);
+COMMENT ON TABLE flux.template_metrics_source IS 'Which version of device_templates the rows of template_metrics come from.';
 
 CREATE TABLE flux.reading_marks (
     device_id   uuid NOT NULL REFERENCES flux.mg_device_registry ON DELETE CASCADE,

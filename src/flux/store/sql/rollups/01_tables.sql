@@ -63,21 +63,35 @@ CREATE TABLE IF NOT EXISTS flux.counter_events (
     device_id    uuid NOT NULL,
     counter      text NOT NULL,
     time         timestamptz NOT NULL,
-    kind         text NOT NULL CHECK (kind IN ('glitch', 'restart', 'rollover', 'correction', 'undecided')),
+    kind         text NOT NULL,
     value        double precision NOT NULL,
     good_time    timestamptz NOT NULL,
     good_value   double precision NOT NULL,
     step         double precision,
     until        timestamptz,
-    needs_review boolean NOT NULL GENERATED ALWAYS AS (kind = 'correction') STORED,
+    ruling       text,
+    needs_review boolean NOT NULL GENERATED ALWAYS AS (kind IN ('correction', 'jump') AND ruling IS NULL) STORED,
     PRIMARY KEY (device_id, counter, time)
 );
+DO $do$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'flux.counter_events'::regclass AND attname = 'ruling') THEN
+        ALTER TABLE flux.counter_events DROP COLUMN needs_review;
+        ALTER TABLE flux.counter_events ADD COLUMN ruling text;
+        ALTER TABLE flux.counter_events ADD COLUMN needs_review boolean NOT NULL
+            GENERATED ALWAYS AS (kind IN ('correction', 'jump') AND ruling IS NULL) STORED;
+    END IF;
+END $do$;
+ALTER TABLE flux.counter_events
+    DROP CONSTRAINT IF EXISTS counter_events_kind_check,
+    ADD CONSTRAINT counter_events_kind_check CHECK (kind IN ('glitch', 'restart', 'rollover', 'correction', 'jump', 'undecided'));
 CREATE INDEX IF NOT EXISTS counter_events_until_idx
     ON flux.counter_events (device_id, coalesce(until, 'infinity'), good_time);
-COMMENT ON TABLE flux.counter_events IS 'Each time a counter fell, and what the rollups took it for.';
-COMMENT ON COLUMN flux.counter_events.time IS 'The first reading below the last good one.';
+COMMENT ON TABLE flux.counter_events IS 'Each time a counter fell, or rose by more than the device can carry, and what the rollups took it for.';
+COMMENT ON COLUMN flux.counter_events.time IS 'The first reading below the last good one, or too far above it.';
+COMMENT ON COLUMN flux.counter_events.ruling IS 'What a person said it was (counter_rulings); null: nobody did.';
 COMMENT ON COLUMN flux.counter_events.kind IS
-    'glitch: it came back, the low readings are ignored; restart: it went on from zero; rollover: it passed the end of its register; correction: none of these, nothing is counted, somebody should look; undecided: the next readings will tell.';
+    'glitch: it came back, the low readings are ignored; restart: it went on from zero; rollover: it passed the end of its register; correction: none of these, nothing is counted, somebody should look; jump: it rose by more than the device can carry and stayed, nothing is counted, somebody should look; undecided: the next readings will tell.';
 COMMENT ON COLUMN flux.counter_events.good_value IS 'The last good reading before, at good_time.';
 COMMENT ON COLUMN flux.counter_events.step IS 'What was counted from good_time to time; null for a glitch and while undecided.';
 COMMENT ON COLUMN flux.counter_events.until IS 'The reading that decided it; null while undecided.';

@@ -17,7 +17,7 @@ COMMENT ON TABLE flux.mg_%kind%_anchors IS
     'The last readings of each %kind% before rollup_devices.cut, kept when retention dropped the others: rollups go on from them.';
 
 -- (new columns only ever come at the end of a list that CREATE OR REPLACE VIEW compares by place: made anew instead)
-DROP VIEW IF EXISTS flux.rollup_%kind%_readings;
+DROP VIEW IF EXISTS flux.mg_%kind%_readings_judged, flux.mg_%kind%_readings_kept, flux.rollup_%kind%_readings;
 CREATE VIEW flux.rollup_%kind%_readings AS
 SELECT
 @level    %m%,

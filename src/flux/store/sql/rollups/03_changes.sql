@@ -165,13 +165,41 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
 $$;
 COMMENT ON FUNCTION flux.positive_number(jsonb) IS 'A number from metadata; null: it is none, or one that cannot be meant.';
 
-CREATE OR REPLACE FUNCTION flux.counter_width(metadata jsonb, counter text) RETURNS double precision
+CREATE OR REPLACE FUNCTION flux.template_of(metadata jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
+    SELECT coalesce(metadata ->> 'register_map', metadata ->> 'template')
+$$;
+
+CREATE OR REPLACE FUNCTION flux.transformer_factor(metadata jsonb, ratio text) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
+    SELECT CASE WHEN ratio IN ('vt', 'vt_ct') THEN coalesce(flux.positive_number(metadata -> 'vt_ratio'), 1) ELSE 1 END
+         * CASE WHEN ratio IN ('ct', 'vt_ct') THEN coalesce(flux.positive_number(metadata -> 'ct_ratio'), 1) ELSE 1 END
+$$;
+
+CREATE OR REPLACE FUNCTION flux.counter_width(metadata jsonb, counter text) RETURNS double precision
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
     SELECT coalesce(flux.positive_number(metadata #> ARRAY['counter_widths', counter]),
-                    flux.positive_number(metadata -> 'counter_width'))
+                    flux.positive_number(metadata -> 'counter_width'),
+                    (SELECT t.width * coalesce(flux.transformer_factor(metadata, t.ratio), 1) FROM flux.template_metrics t
+                     WHERE t.template = flux.template_of(metadata) AND t.metric = counter))
 $$;
 COMMENT ON FUNCTION flux.counter_width(jsonb, text) IS
-    'Where a counter begins again at 0, in its own unit: metadata counter_widths {name: value}, or counter_width for all; null: not known.';
+    'Where a counter begins again at 0, in its own unit: metadata counter_widths {name: value}, or counter_width for all; else what the register of its template can hold; null: not known.';
+
+CREATE OR REPLACE FUNCTION flux.carried_per_second(metadata jsonb) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
+    SELECT 1.1 * flux.positive_number(metadata -> 'max_power_kw') / 3600
+$$;
+COMMENT ON FUNCTION flux.carried_per_second(jsonb) IS
+    'A step beyond this × (seconds since the last good reading + 60) is not plausible: max_power_kw and a tenth; the minute is for clocks and coarse registers. kWh; null: no limit is known.';
+
+CREATE OR REPLACE FUNCTION flux.rollup_limits(metadata jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
+    SELECT jsonb_object_agg(e.key, e.value) FROM jsonb_each(metadata) e WHERE e.key IN (
+        'gap_limit', 'hold_limit', 'counter_width', 'counter_widths', 'max_power_kw', 'power_stuck_after',
+        'register_map', 'template', 'vt_ratio', 'ct_ratio', 'invert')
+$$;
+COMMENT ON FUNCTION flux.rollup_limits(jsonb) IS 'The part of a device''s metadata that its rollups depend on.';
 
 CREATE OR REPLACE FUNCTION flux.meters_batteries(type text, state text, metadata jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
@@ -191,9 +219,7 @@ BEGIN
     ELSE  -- changed limits change what falls and gaps are taken for
         PERFORM flux.note_rollup_change(n.id)
         FROM new_devices n JOIN old_devices o ON o.id = n.id
-        WHERE (n.metadata -> 'gap_limit', n.metadata -> 'counter_width', n.metadata -> 'counter_widths', n.metadata -> 'max_power_kw', n.metadata -> 'hold_limit')
-            IS DISTINCT FROM
-              (o.metadata -> 'gap_limit', o.metadata -> 'counter_width', o.metadata -> 'counter_widths', o.metadata -> 'max_power_kw', o.metadata -> 'hold_limit');
+        WHERE flux.rollup_limits(n.metadata) IS DISTINCT FROM flux.rollup_limits(o.metadata);
         PERFORM flux.note_rollup_change(b.id) FROM flux.mg_device_registry b
         WHERE b.type = 'bess' AND b.site IN (
             SELECT unnest(ARRAY[n.site, o.site]) FROM new_devices n JOIN old_devices o ON o.id = n.id
@@ -207,6 +233,43 @@ CREATE OR REPLACE TRIGGER rollup_device AFTER INSERT ON flux.mg_device_registry
 CREATE OR REPLACE TRIGGER rollup_limits AFTER UPDATE ON flux.mg_device_registry
     REFERENCING OLD TABLE AS old_devices NEW TABLE AS new_devices
     FOR EACH STATEMENT EXECUTE FUNCTION flux.note_registry_change();
+
+-- What a template says, marks that a person set or lifted, and rulings change the rollups, too.
+
+CREATE OR REPLACE FUNCTION flux.note_template_change() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM flux.note_rollup_change(g.id) FROM flux.mg_device_registry g
+    WHERE flux.template_of(g.metadata) IN (SELECT c.template FROM changed_metrics c);
+    RETURN NULL;
+END $$;
+CREATE OR REPLACE TRIGGER note_added AFTER INSERT ON flux.template_metrics
+    REFERENCING NEW TABLE AS changed_metrics FOR EACH STATEMENT EXECUTE FUNCTION flux.note_template_change();
+CREATE OR REPLACE TRIGGER note_changed AFTER UPDATE ON flux.template_metrics
+    REFERENCING NEW TABLE AS changed_metrics FOR EACH STATEMENT EXECUTE FUNCTION flux.note_template_change();
+CREATE OR REPLACE TRIGGER note_removed AFTER DELETE ON flux.template_metrics
+    REFERENCING OLD TABLE AS changed_metrics FOR EACH STATEMENT EXECUTE FUNCTION flux.note_template_change();
+
+CREATE OR REPLACE FUNCTION flux.note_judgement() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF tg_op <> 'INSERT' THEN
+        PERFORM flux.note_rollup_change(old.device_id, old.time, old.time);
+    END IF;
+    IF tg_op <> 'DELETE' THEN
+        PERFORM flux.note_rollup_change(new.device_id, new.time, new.time);
+    END IF;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION flux.note_judgement() IS 'What a person marked, lifted or ruled is computed anew. What the engine marks, it has in hand.';
+CREATE OR REPLACE TRIGGER note_set AFTER INSERT ON flux.reading_marks
+    FOR EACH ROW WHEN (new.reason = 'operator') EXECUTE FUNCTION flux.note_judgement();
+CREATE OR REPLACE TRIGGER note_lifted AFTER UPDATE ON flux.reading_marks
+    FOR EACH ROW WHEN (old.lifted_at IS DISTINCT FROM new.lifted_at OR new.reason = 'operator') EXECUTE FUNCTION flux.note_judgement();
+CREATE OR REPLACE TRIGGER note_removed AFTER DELETE ON flux.reading_marks
+    FOR EACH ROW WHEN (old.reason = 'operator' OR old.lifted_at IS NOT NULL) EXECUTE FUNCTION flux.note_judgement();
+CREATE OR REPLACE TRIGGER note_ruling AFTER INSERT OR UPDATE OR DELETE ON flux.counter_rulings
+    FOR EACH ROW EXECUTE FUNCTION flux.note_judgement();
 
 -- devices and readings that were there before the engine
 DO $do$

@@ -1,5 +1,6 @@
 -- The exact path: V(t) of one device over [lo, hi), reading by reading. The fast path (05) leaves to it every bucket in
--- which a counter fell, was missing, or has a gap beside it.
+-- which a counter fell, rose too far, was missing, or has a gap beside it.
+-- (Rendered twice: …_marked leaves out values that are marked.)
 --
 --   readings of a counter   100 @ 11:58   102 @ 12:02   0 @ 12:03   103 @ 12:04
 --   12:03 is a glitch (12:04 is back above 102), so V runs 100 → 102 → 103, and of the 2 kWh between 11:58 and 12:02
@@ -8,23 +9,23 @@
 -- How far around [lo, hi) the readings must be known, so that every reading in it is judged as it would be with all of
 -- history at hand. A low reading is ignored for at most 3 readings or 5 minutes, so 5 full readings and 5 minutes are
 -- enough. Null: not to be told by looking at full readings (some counter is missing in too many of them).
-CREATE OR REPLACE FUNCTION flux.rollup_context_before(of_device uuid, at timestamptz, full_count integer, gap interval)
+CREATE OR REPLACE FUNCTION flux.rollup_context_before%marked%(of_device uuid, at timestamptz, full_count integer, gap interval)
 RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
 DECLARE
     newest timestamptz;
     fifth  timestamptz;
     past   timestamptz;
 BEGIN
-    SELECT r.time INTO newest FROM flux.rollup_meter_readings r
+    SELECT r.time INTO newest FROM flux.%readings% r
     WHERE r.device_id = of_device AND r.time < at AND r.time >= at - gap AND num_nonnulls(
 @counter{, }        r.%m%
     ) = full_count ORDER BY r.time DESC LIMIT 1;
     IF newest IS NOT NULL THEN
-        SELECT r.time INTO fifth FROM flux.rollup_meter_readings r
+        SELECT r.time INTO fifth FROM flux.%readings% r
         WHERE r.device_id = of_device AND r.time < newest AND r.time >= newest - gap AND num_nonnulls(
 @counter{, }            r.%m%
         ) = full_count ORDER BY r.time DESC OFFSET 4 LIMIT 1;
-        SELECT r.time INTO past FROM flux.rollup_meter_readings r
+        SELECT r.time INTO past FROM flux.%readings% r
         WHERE r.device_id = of_device AND r.time < newest - interval '5 minutes' AND r.time >= newest - gap AND num_nonnulls(
 @counter{, }            r.%m%
         ) = full_count ORDER BY r.time DESC LIMIT 1;
@@ -34,27 +35,27 @@ BEGIN
     END IF;
     -- near the beginning there may be so few readings that all of them will do
     RETURN (SELECT CASE WHEN count(*) < 50 THEN coalesce(min(b.time), at) END FROM (
-        SELECT r.time FROM flux.rollup_meter_readings r WHERE r.device_id = of_device AND r.time < at
+        SELECT r.time FROM flux.%readings% r WHERE r.device_id = of_device AND r.time < at
         ORDER BY r.time DESC LIMIT 50) b);
 END $$;
 
-CREATE OR REPLACE FUNCTION flux.rollup_context_after(of_device uuid, at timestamptz, full_count integer, gap interval)
+CREATE OR REPLACE FUNCTION flux.rollup_context_after%marked%(of_device uuid, at timestamptz, full_count integer, gap interval)
 RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
 DECLARE
     oldest timestamptz;
     fifth  timestamptz;
     past   timestamptz;
 BEGIN
-    SELECT r.time INTO oldest FROM flux.rollup_meter_readings r
+    SELECT r.time INTO oldest FROM flux.%readings% r
     WHERE r.device_id = of_device AND r.time >= at AND r.time < at + gap AND num_nonnulls(
 @counter{, }        r.%m%
     ) = full_count ORDER BY r.time LIMIT 1;
     IF oldest IS NOT NULL THEN
-        SELECT r.time INTO fifth FROM flux.rollup_meter_readings r
+        SELECT r.time INTO fifth FROM flux.%readings% r
         WHERE r.device_id = of_device AND r.time > oldest AND r.time <= oldest + gap AND num_nonnulls(
 @counter{, }            r.%m%
         ) = full_count ORDER BY r.time OFFSET 4 LIMIT 1;
-        SELECT r.time INTO past FROM flux.rollup_meter_readings r
+        SELECT r.time INTO past FROM flux.%readings% r
         WHERE r.device_id = of_device AND r.time > oldest + interval '5 minutes' AND r.time <= oldest + gap AND num_nonnulls(
 @counter{, }            r.%m%
         ) = full_count ORDER BY r.time LIMIT 1;
@@ -63,13 +64,13 @@ BEGIN
         END IF;
     END IF;
     RETURN (SELECT CASE WHEN count(*) < 50 THEN coalesce(max(a.time), at) END FROM (
-        SELECT r.time FROM flux.rollup_meter_readings r WHERE r.device_id = of_device AND r.time >= at
+        SELECT r.time FROM flux.%readings% r WHERE r.device_id = of_device AND r.time >= at
         ORDER BY r.time LIMIT 50) a);
 END $$;
 
 -- The same for one counter, where full readings do not tell: its own readings around [lo, hi). One that has no reading
 -- in [lo, hi) nor within the gap limit before it has no part in it, and is not searched for, unless forced.
-CREATE OR REPLACE FUNCTION flux.rollup_counter_around(
+CREATE OR REPLACE FUNCTION flux.rollup_counter_around%marked%(
     of_device uuid, k integer, lo timestamptz, hi timestamptz, gap interval,
     forced boolean, want_before boolean, want_after boolean
 ) RETURNS TABLE (at_time timestamptz, value double precision) LANGUAGE plpgsql STABLE AS $$
@@ -79,16 +80,16 @@ DECLARE
     near   bigint;
     needed boolean;
 BEGIN
-    SELECT r.time INTO newest FROM flux.rollup_meter_readings r
+    SELECT r.time INTO newest FROM flux.%readings% r
     WHERE r.device_id = of_device AND r.time < lo AND r.time >= lo - gap AND (ARRAY[
 @counter{, }        r.%m%
     ])[k] IS NOT NULL ORDER BY r.time DESC LIMIT 1;
     needed := forced OR EXISTS (
-        SELECT FROM flux.rollup_meter_readings r WHERE r.device_id = of_device AND r.time >= lo AND r.time < hi AND (ARRAY[
+        SELECT FROM flux.%readings% r WHERE r.device_id = of_device AND r.time >= lo AND r.time < hi AND (ARRAY[
 @counter{, }            r.%m%
         ])[k] IS NOT NULL);
     IF newest IS NULL AND needed THEN
-        SELECT r.time INTO newest FROM flux.rollup_meter_readings r
+        SELECT r.time INTO newest FROM flux.%readings% r
         WHERE r.device_id = of_device AND r.time < lo - gap AND (ARRAY[
 @counter{, }            r.%m%
         ])[k] IS NOT NULL ORDER BY r.time DESC LIMIT 1;
@@ -97,29 +98,29 @@ BEGIN
         RETURN;
     END IF;
     IF want_before THEN
-        SELECT count(*) INTO near FROM flux.rollup_meter_readings r
+        SELECT count(*) INTO near FROM flux.%readings% r
         WHERE r.device_id = of_device AND r.time <= newest AND r.time >= newest - interval '5 minutes' AND (ARRAY[
 @counter{, }            r.%m%
         ])[k] IS NOT NULL;
         RETURN QUERY SELECT c.time, c.v FROM (
             SELECT r.time, (ARRAY[
 @counter{, }                r.%m%
-            ])[k] AS v FROM flux.rollup_meter_readings r WHERE r.device_id = of_device AND r.time <= newest) c
+            ])[k] AS v FROM flux.%readings% r WHERE r.device_id = of_device AND r.time <= newest) c
         WHERE c.v IS NOT NULL ORDER BY c.time DESC LIMIT greatest(6, near + 1);
     END IF;
     IF want_after THEN
-        SELECT r.time INTO oldest FROM flux.rollup_meter_readings r
+        SELECT r.time INTO oldest FROM flux.%readings% r
         WHERE r.device_id = of_device AND r.time >= hi AND (ARRAY[
 @counter{, }            r.%m%
         ])[k] IS NOT NULL ORDER BY r.time LIMIT 1;
-        SELECT count(*) INTO near FROM flux.rollup_meter_readings r
+        SELECT count(*) INTO near FROM flux.%readings% r
         WHERE r.device_id = of_device AND r.time >= oldest AND r.time <= oldest + interval '5 minutes' AND (ARRAY[
 @counter{, }            r.%m%
         ])[k] IS NOT NULL;
         RETURN QUERY SELECT c.time, c.v FROM (
             SELECT r.time, (ARRAY[
 @counter{, }                r.%m%
-            ])[k] AS v FROM flux.rollup_meter_readings r WHERE r.device_id = of_device AND r.time >= oldest) c
+            ])[k] AS v FROM flux.%readings% r WHERE r.device_id = of_device AND r.time >= oldest) c
         WHERE c.v IS NOT NULL ORDER BY c.time LIMIT greatest(6, near + 1);
     END IF;
 END $$;
@@ -127,7 +128,7 @@ END $$;
 -- Computes [lo, hi) of one device exactly and writes deltas, minima, gaps and counter events. Where a fall reaches over
 -- an edge it widens lo or hi (never beyond the cut); the caller gets back what was covered. The levels of the rows in
 -- it are the fast path's and stay.
-CREATE OR REPLACE FUNCTION flux.rollup_meter_exact(
+CREATE OR REPLACE FUNCTION flux.rollup_meter_exact%marked%(
     of_device uuid, INOUT lo timestamptz, INOUT hi timestamptz, forced boolean
 ) LANGUAGE plpgsql AS $$
 DECLARE
@@ -143,6 +144,14 @@ DECLARE
     gap        interval;
     gap_us     double precision;
     max_kw     double precision;
+    energy     CONSTANT boolean[] := ARRAY[
+@counter{, }        %is_energy%
+    ];
+    limit_per_us double precision;  -- what can be carried, kWh/µs
+    carry      double precision;  -- the same for this counter; infinite: no limit
+    ruled      boolean;           -- there are rulings of people on this device
+    lifted     boolean;           -- … and marks that they lifted
+    ruling     flux.counter_rulings;
     metadata   jsonb;
     width      double precision;
     before_at  timestamptz;
@@ -181,28 +190,30 @@ DECLARE
     kind       text;
 BEGIN
     SELECT d.counters, flux.rollup_first_open_hour(d.cut), flux.gap_limit_seconds(r.metadata) * second,
-           coalesce(flux.positive_number(r.metadata -> 'max_power_kw'), 'Infinity'), r.metadata
-    INTO known, cut, gap_us, max_kw, metadata
+           coalesce(flux.positive_number(r.metadata -> 'max_power_kw'), 'Infinity'), r.metadata, coalesce(flux.carried_per_second(r.metadata) / second, 'Infinity'),
+           EXISTS (SELECT FROM flux.counter_rulings u WHERE u.device_id = of_device),
+           EXISTS (SELECT FROM flux.reading_marks m WHERE m.device_id = of_device AND m.lifted_at IS NOT NULL)
+    INTO known, cut, gap_us, max_kw, metadata, limit_per_us, ruled, lifted
     FROM flux.rollup_devices d JOIN flux.mg_device_registry r ON r.id = d.device_id WHERE d.device_id = of_device;
     gap := make_interval(secs => gap_us / second);
 
     LOOP
         -- ── what to read ──
-        before_at := flux.rollup_context_before(of_device, lo, cardinality(known), gap);
-        after_at := flux.rollup_context_after(of_device, hi, cardinality(known), gap);
+        before_at := flux.rollup_context_before%marked%(of_device, lo, cardinality(known), gap);
+        after_at := flux.rollup_context_after%marked%(of_device, hi, cardinality(known), gap);
         SELECT array_agg(x.time ORDER BY x.time), array_agg(round(date_part('epoch', x.time - lo) * second) ORDER BY x.time),
                array_agg(x.v ORDER BY x.time)
         INTO times, us, vals
         FROM (
             SELECT r.time, ARRAY[
 @counter{, }                r.%m%
-            ] AS v FROM flux.rollup_meter_readings r
+            ] AS v FROM flux.%readings% r
             WHERE r.device_id = of_device AND r.time >= coalesce(before_at, lo)
                 AND r.time <= coalesce(after_at, hi - interval '1 microsecond')
             UNION ALL
             SELECT f.at_time, array_fill(NULL::double precision, ARRAY[c.k - 1]) || f.value || array_fill(NULL::double precision, ARRAY[n - c.k])
             FROM generate_series(1, n) c(k)
-            CROSS JOIN LATERAL flux.rollup_counter_around(
+            CROSS JOIN LATERAL flux.rollup_counter_around%marked%(
                 of_device, c.k, lo, hi, gap, forced, before_at IS NULL, after_at IS NULL) f
             WHERE (before_at IS NULL OR after_at IS NULL) AND names[c.k] = ANY (known)
         ) x;
@@ -222,6 +233,7 @@ BEGIN
         FOR k IN 1 .. n LOOP
             x_at := NULL;
             slot_end := NULL;
+            carry := CASE WHEN energy[k] THEN limit_per_us ELSE 'Infinity' END;
             skipped := true;  -- no reading of it before, in or after that says anything of [lo, hi)
             i := 1;
             WHILE i <= rows LOOP
@@ -231,7 +243,7 @@ BEGIN
                     CONTINUE;
                 END IF;
                 y_us := us[i];
-                IF y_us < slot_end AND y_v >= x_v THEN  -- the common case: on in the bucket of the last good one
+                IF y_us < slot_end AND y_v >= x_v AND y_v - x_v <= carry * (y_us - x_us + 60 * second) THEN  -- the common case: on in the bucket of the last good one
                     delta[slot] := delta[slot] + (y_v - x_v);
                     x_at := times[i];
                     x_us := y_us;
@@ -239,7 +251,38 @@ BEGIN
                     i := i + 1;
                     CONTINUE;
                 END IF;
-                IF x_at IS NOT NULL AND y_v < x_v THEN
+                ruling := NULL;
+                IF ruled AND x_at IS NOT NULL AND (y_v < x_v OR y_v - x_v > carry * (y_us - x_us + 60 * second)) THEN
+                    SELECT u.* INTO ruling FROM flux.counter_rulings u
+                    WHERE u.device_id = of_device AND u.counter = names[k] AND u.time = times[i];
+                END IF;
+                IF x_at IS NOT NULL AND y_v - x_v > carry * (y_us - x_us + 60 * second) THEN
+                    -- a rise that cannot have been carried counts nothing, unless somebody says that it is true
+                    kind := 'jump';
+                    step := CASE WHEN ruling.kind = 'rise' THEN y_v - x_v WHEN ruling.kind = 'step' THEN ruling.step ELSE 0 END;
+                    IF lifted AND ruling.kind IS NULL AND EXISTS (
+                        SELECT FROM flux.reading_marks m WHERE m.device_id = of_device AND m.time = times[i]
+                            AND m.metric = names[k] AND m.lifted_at IS NOT NULL AND m.value = y_v) THEN
+                        step := y_v - x_v;
+                    ELSIF y_us >= 0 AND x_us < span THEN
+                        events := events || (of_device, names[k], times[i], kind, y_v, x_at, x_v, step, times[i], ruling.kind, false)::flux.counter_events;
+                        reach_lo := least(reach_lo, x_us);
+                        reach_hi := greatest(reach_hi, y_us);
+                    END IF;
+                ELSIF x_at IS NOT NULL AND y_v < x_v AND ruling.kind <> 'as_judged' THEN
+                    width := flux.counter_width(metadata, names[k]);
+                    CASE ruling.kind
+                        WHEN 'restart' THEN kind := 'restart'; step := y_v;
+                        WHEN 'rollover' THEN kind := 'rollover'; step := coalesce(greatest(width - x_v, 0) + y_v, 0);
+                        WHEN 'step' THEN kind := 'correction'; step := ruling.step;
+                        ELSE kind := 'correction'; step := 0;
+                    END CASE;
+                    IF y_us >= 0 AND x_us < span THEN
+                        events := events || (of_device, names[k], times[i], kind, y_v, x_at, x_v, step, times[i], ruling.kind, false)::flux.counter_events;
+                        reach_lo := least(reach_lo, x_us);
+                        reach_hi := greatest(reach_hi, y_us);
+                    END IF;
+                ELSIF x_at IS NOT NULL AND y_v < x_v THEN
                     -- a fall: back within 3 readings or 5 minutes, whichever is longer, but at most 2 hours?
                     seen := 0;
                     back := NULL;
@@ -261,7 +304,7 @@ BEGIN
                     IF back IS NULL AND decided IS NULL THEN  -- the readings end here: V stays flat until it is decided
                         IF x_us < span THEN
                             skipped := false;
-                            events := events || (of_device, names[k], times[i], 'undecided', y_v, x_at, x_v, NULL, NULL, false)::flux.counter_events;
+                            events := events || (of_device, names[k], times[i], 'undecided', y_v, x_at, x_v, NULL, NULL, ruling.kind, false)::flux.counter_events;
                             reach_lo := least(reach_lo, x_us);
                             reach_hi := greatest(reach_hi, us[rows]);
                         END IF;
@@ -269,7 +312,7 @@ BEGIN
                     END IF;
                     IF back IS NOT NULL THEN
                         IF us[back] >= 0 AND x_us < span THEN
-                            events := events || (of_device, names[k], times[i], 'glitch', y_v, x_at, x_v, NULL, times[back], false)::flux.counter_events;
+                            events := events || (of_device, names[k], times[i], 'glitch', y_v, x_at, x_v, NULL, times[back], ruling.kind, false)::flux.counter_events;
                             reach_lo := least(reach_lo, x_us);
                             reach_hi := greatest(reach_hi, us[back]);
                         END IF;
@@ -289,7 +332,7 @@ BEGIN
                         step := 0;
                     END IF;
                     IF y_us >= 0 AND x_us < span THEN
-                        events := events || (of_device, names[k], times[i], kind, y_v, x_at, x_v, step, times[decided], false)::flux.counter_events;
+                        events := events || (of_device, names[k], times[i], kind, y_v, x_at, x_v, step, times[decided], ruling.kind, false)::flux.counter_events;
                         reach_lo := least(reach_lo, x_us);
                         reach_hi := greatest(reach_hi, y_us);
                     END IF;
@@ -370,6 +413,6 @@ BEGIN
     INSERT INTO flux.rollup_gaps SELECT * FROM unnest(gaps);
     DELETE FROM flux.counter_events e USING generate_series(1, n) k
     WHERE e.device_id = of_device AND e.counter = names[k] AND e.time > sure_from[k] AND e.time <= sure_upto[k];
-    INSERT INTO flux.counter_events (device_id, counter, time, kind, value, good_time, good_value, step, until)
-    SELECT e.device_id, e.counter, e.time, e.kind, e.value, e.good_time, e.good_value, e.step, e.until FROM unnest(events) e;
+    INSERT INTO flux.counter_events (device_id, counter, time, kind, value, good_time, good_value, step, until, ruling)
+    SELECT e.device_id, e.counter, e.time, e.kind, e.value, e.good_time, e.good_value, e.step, e.until, e.ruling FROM unnest(events) e;
 END $$;

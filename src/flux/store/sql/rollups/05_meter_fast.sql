@@ -2,8 +2,9 @@
 -- lowest value in a bucket is its first and the highest its last, so
 --     delta = (max − min) + the bucket's share of the step from the bucket before + its share of the step to the next.
 -- Where that does not hold the row is marked irregular, and the exact path (04) works it out.
+-- (Rendered twice: …_marked leaves out values that are marked.)
 
-CREATE OR REPLACE FUNCTION flux.rollup_meter_fast(pieces flux.rollup_range[], OUT buckets bigint, OUT irregulars flux.rollup_range[])
+CREATE OR REPLACE FUNCTION flux.rollup_meter_fast%marked%(pieces flux.rollup_range[], OUT buckets bigint, OUT irregulars flux.rollup_range[])
 LANGUAGE plpgsql AS $$
 BEGIN
     WITH written AS (
@@ -22,8 +23,8 @@ BEGIN
 @level            CASE WHEN i = 0 THEN w.%m%_min END,
 @level            CASE WHEN i = 0 THEN w.%m%_max END,
 @level            CASE WHEN i = 0 THEN nullif(w.%m%_n, w.samples) END,
-@demand            CASE WHEN i = 0 THEN CASE WHEN w.shared THEN (flux.rollup_peak_minute(w.%m%_each, w.minutes)).mean ELSE w.%m%_max END END,
-@demand            CASE WHEN i = 0 THEN CASE WHEN w.shared THEN (flux.rollup_peak_minute(w.%m%_each, w.minutes)).minute ELSE w.minutes[array_position(w.%m%_each, w.%m%_max)] END END,
+@demand            CASE WHEN i = 0 THEN CASE WHEN w.shared THEN (flux.rollup_peak_minute(w.%m%_each, w.times)).mean ELSE w.%m%_max END END,
+@demand            CASE WHEN i = 0 THEN CASE WHEN w.shared THEN (flux.rollup_peak_minute(w.%m%_each, w.times)).minute ELSE date_bin('1 minute', w.times[array_position(w.%m%_each, w.%m%_max)], %epoch%) END END,
 @demand            CASE WHEN i = 0 THEN w.%m%_sum / nullif(w.%m%_n, 0) END,
 @demand            CASE WHEN i = 0 AND w.%m%_n > 0 THEN w.bucket END,
 @demand            CASE WHEN i = 0 THEN w.%m%_abs_sum END,
@@ -38,19 +39,19 @@ BEGIN
         JOIN flux.rollup_devices d ON d.device_id = p.device_id
         JOIN flux.mg_device_registry g ON g.id = p.device_id
         -- (OFFSET 0: worked out once a piece, not wherever it is used)
-        CROSS JOIN LATERAL (SELECT flux.gap_limit_seconds(g.metadata) AS gap_s OFFSET 0) l
+        CROSS JOIN LATERAL (SELECT flux.gap_limit_seconds(g.metadata) AS gap_s, flux.carried_per_second(g.metadata) AS carried OFFSET 0) l
         CROSS JOIN LATERAL (SELECT make_interval(secs => l.gap_s) AS gap OFFSET 0) l2
         -- the reading with counters before the piece, and the one after it
         LEFT JOIN LATERAL (
             SELECT r.time, num_nonnulls(
 @counter{, }                r.%m%
-            ) AS counters FROM flux.rollup_meter_readings r
+            ) AS counters FROM flux.%readings% r
             WHERE r.device_id = p.device_id AND r.time < p.lo AND r.time >= p.lo - l2.gap AND num_nonnulls(
 @counter{, }                r.%m%
             ) > 0 AND d.counters <> '{}' ORDER BY r.time DESC LIMIT 1
         ) before ON true
         LEFT JOIN LATERAL (
-            SELECT r.time FROM flux.rollup_meter_readings r
+            SELECT r.time FROM flux.%readings% r
             WHERE r.device_id = p.device_id AND r.time >= p.hi AND r.time < p.hi + l2.gap AND num_nonnulls(
 @counter{, }                r.%m%
             ) > 0 AND d.counters <> '{}' ORDER BY r.time LIMIT 1
@@ -59,8 +60,8 @@ BEGIN
         -- whether there are readings after the piece
         CROSS JOIN LATERAL (
             SELECT CASE WHEN before.counters = cardinality(d.counters) THEN before.counters
-                        ELSE flux.rollup_counters_near(p.device_id, p.lo - l2.gap, p.hi + l2.gap) END AS counters,
-                   (SELECT r.time FROM flux.rollup_meter_readings r WHERE r.device_id = p.device_id ORDER BY r.time DESC LIMIT 1) >= p.hi AS more
+                        ELSE flux.rollup_counters_near%marked%(p.device_id, p.lo - l2.gap, p.hi + l2.gap) END AS counters,
+                   (SELECT r.time FROM flux.%readings% r WHERE r.device_id = p.device_id ORDER BY r.time DESC LIMIT 1) >= p.hi AS more
             OFFSET 0
         ) every
         CROSS JOIN LATERAL (
@@ -74,6 +75,9 @@ BEGIN
                     THEN s.step_empty - 1 ELSE 0 END AS empty,
                 every.counters > 0 AND coalesce(
                     s.odd OR s.odd_before OR s.odd_after OR s.falls_before OR s.falls_after
+                    OR (l.carried IS NOT NULL AND (
+@energy{ OR }                        s.%m%_before > l.carried * (s.step_before + 60) OR s.%m%_after > l.carried * (s.step_after + 60)
+                    ))
                     OR s.step_before > l.gap_s OR s.step_after > l.gap_s
                     -- the first one after a gap or of all; and the last one before a gap
                     OR (s.step_before IS NULL AND before.time IS NULL)
@@ -101,7 +105,7 @@ BEGIN
 @level                        sum(r.%m%::double precision) AS %m%_sum, count(r.%m%)::integer AS %m%_n, min(r.%m%) AS %m%_min, max(r.%m%) AS %m%_max,
 @demand                        array_agg(r.%m%) AS %m%_each, sum(abs(r.%m%::double precision)) AS %m%_abs_sum,
 @weighted                        sum(r.%m%::double precision * abs(r.%w%)) AS %m%_weighted_sum, sum(abs(r.%w%::double precision)) FILTER (WHERE r.%m% IS NOT NULL) AS %m%_weight,
-                        array_agg(r.minute) AS minutes, bool_or(r.minute = r.minute_before) IS TRUE AS shared,
+                        array_agg(r.time) AS times, bool_or(floor(r.epoch / 60) = floor(r.previous[%counters% + 1] / 60)) IS TRUE AS shared,
                         min(r.time) FILTER (WHERE r.counters > 0) AS first_at,
                         max(r.time) FILTER (WHERE r.counters > 0) AS last_at,
                         -- a reading with some counters, a bucket without any, or a fall inside
@@ -110,11 +114,15 @@ BEGIN
                         OR (count(*) FILTER (WHERE r.counters > 0) BETWEEN 2 AND count(*) - 1)
                         OR bool_or(
 @counter{ OR }                            r.%m% < r.previous[%k%]
-                        ) IS TRUE AS odd
+                        ) IS TRUE
+                        -- or a rise that cannot have been carried
+                        OR (l.carried IS NOT NULL AND bool_or(
+@energy{ OR }                            r.%m% - r.previous[%at%] > l.carried * (r.epoch - r.previous[%counters% + 1] + 60)
+                        ) IS TRUE) AS odd
                     FROM (
-                        SELECT r.*, lag(r.now) OVER o AS previous, lag(r.minute) OVER o AS minute_before
+                        SELECT r.*, lag(r.now) OVER (ORDER BY r.time) AS previous
                         FROM (
-                            SELECT r.time, date_bin('1 minute', r.time, %epoch%) AS minute,
+                            SELECT r.time, r.epoch,
 @counter                                r.%m%,
 @level                                r.%m%,
                                 num_nonnulls(
@@ -123,13 +131,12 @@ BEGIN
                                 -- padded: below 127 bytes it would be packed, and unpacked for each element read
                                 ARRAY[
 @counter                                r.%m%,
-                                0, 0, 0, 0] AS now
-                            FROM flux.rollup_meter_readings r
+                                r.epoch, 0, 0, 0] AS now
+                            FROM (SELECT r.*, date_part('epoch', r.time) AS epoch FROM flux.%readings% r) r
                             WHERE r.device_id = p.device_id
                                 AND r.time >= coalesce(before.time, p.lo)
                                 AND r.time <= coalesce(after.time, p.hi - interval '1 microsecond')
                         ) r
-                        WINDOW o AS (ORDER BY r.time)
                     ) r
                     GROUP BY 1
                 ) b
@@ -146,18 +153,10 @@ BEGIN
     FROM written x;
 END $$;
 
-CREATE OR REPLACE FUNCTION flux.rollup_counters_near(of_device uuid, lo timestamptz, hi timestamptz) RETURNS integer
+CREATE OR REPLACE FUNCTION flux.rollup_counters_near%marked%(of_device uuid, lo timestamptz, hi timestamptz) RETURNS integer
 LANGUAGE sql STABLE AS $$
     SELECT (
 @counter{ + }        (count(r.%m%) > 0)::integer
-    ) FROM flux.rollup_meter_readings r WHERE r.device_id = of_device AND r.time >= lo AND r.time <= hi
+    ) FROM flux.%readings% r WHERE r.device_id = of_device AND r.time >= lo AND r.time <= hi
 $$;
-COMMENT ON FUNCTION flux.rollup_counters_near(uuid, timestamptz, timestamptz) IS 'How many counters a device reported at least once from lo to hi.';
-
-CREATE OR REPLACE FUNCTION flux.rollup_peak_minute(each real[], minutes timestamptz[], OUT mean real, OUT minute timestamptz)
-LANGUAGE sql IMMUTABLE AS $$
-    SELECT avg(s.value::double precision), s.minute FROM unnest(each, minutes) s(value, minute)
-    WHERE s.value IS NOT NULL GROUP BY s.minute ORDER BY 1 DESC, s.minute LIMIT 1
-$$;
-COMMENT ON FUNCTION flux.rollup_peak_minute(real[], timestamptz[]) IS
-    'The largest mean of one minute, and which minute it was: for buckets with more than one reading in some minute.';
+COMMENT ON FUNCTION flux.rollup_counters_near%marked%(uuid, timestamptz, timestamptz) IS 'How many counters a device reported at least once from lo to hi.';

@@ -9,6 +9,8 @@ DECLARE
     wider    flux.rollup_range[];
     exact    flux.rollup_range[];
     piece    flux.rollup_range;
+    clean    flux.rollup_range[];
+    marked   flux.rollup_range[];
     written  bigint;
 BEGIN
     -- ── take the changes, at most 31 days of a device at once: the rest stays noted ──
@@ -33,6 +35,7 @@ BEGIN
     IF changes IS NULL THEN
         RETURN 0;
     END IF;
+    changes := flux.rollup_mark_readings(changes);
 
     -- ── counters that a device reports for the first time ──
     UPDATE flux.rollup_devices d SET counters = d.counters || n.names
@@ -70,8 +73,15 @@ BEGIN
         JOIN flux.rollup_devices d ON d.device_id = c.device_id
         JOIN flux.mg_device_registry g ON g.id = c.device_id
         CROSS JOIN LATERAL (SELECT make_interval(secs => flux.gap_limit_seconds(g.metadata)) AS gap OFFSET 0) l2
-        CROSS JOIN LATERAL (SELECT flux.rollup_reading_before(c.device_id, c.lo, c.lo - l2.gap, d.counters) AS time OFFSET 0) before
-        CROSS JOIN LATERAL (SELECT flux.rollup_reading_after(c.device_id, c.hi, c.hi + l2.gap, d.counters) AS time OFFSET 0) after
+        CROSS JOIN LATERAL (SELECT flux.rollup_marked(c.device_id, c.lo - l2.gap, c.hi + l2.gap) AS marked OFFSET 0) k
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN k.marked THEN flux.rollup_reading_before_marked(c.device_id, c.lo, c.lo - l2.gap, d.counters)
+                        ELSE flux.rollup_reading_before(c.device_id, c.lo, c.lo - l2.gap, d.counters) END AS time OFFSET 0
+        ) before
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN k.marked THEN flux.rollup_reading_after_marked(c.device_id, c.hi, c.hi + l2.gap, d.counters)
+                        ELSE flux.rollup_reading_after(c.device_id, c.hi, c.hi + l2.gap, d.counters) END AS time OFFSET 0
+        ) after
     ) w;
 
     -- ── and to the counter events that they touch: a fall is judged as a whole ──
@@ -103,7 +113,20 @@ BEGIN
     PERFORM flux.ensure_rollup_partitions('meter', spans);
     DELETE FROM flux.mg_meter_readings_5m_intermediate t USING unnest(spans) s
     WHERE t.device_id = s.device_id AND t.time_b >= s.lo AND t.time_b < s.hi;
-    SELECT f.buckets, f.irregulars INTO written, wider FROM flux.rollup_meter_fast(flux.rollup_days(spans)) f;
+    -- (a piece near which nothing is marked does not pay for marks)
+    SELECT array_agg(p) FILTER (WHERE NOT k.marked), array_agg(p) FILTER (WHERE k.marked) INTO clean, marked
+    FROM unnest(flux.rollup_days(spans)) p
+    JOIN flux.mg_device_registry g ON g.id = p.device_id
+    CROSS JOIN LATERAL (SELECT make_interval(secs => flux.gap_limit_seconds(g.metadata)) AS gap OFFSET 0) l
+    CROSS JOIN LATERAL (SELECT flux.rollup_marked(p.device_id, p.lo - l.gap, p.hi + l.gap) AS marked OFFSET 0) k;
+    written := 0;
+    IF clean IS NOT NULL THEN
+        SELECT f.buckets, f.irregulars INTO written, wider FROM flux.rollup_meter_fast(clean) f;
+    END IF;
+    IF marked IS NOT NULL THEN
+        SELECT written + f.buckets, CASE WHEN clean IS NULL THEN f.irregulars ELSE wider || f.irregulars END
+        INTO written, wider FROM flux.rollup_meter_fast_marked(marked) f;
+    END IF;
     SELECT array_agg((x.device_id, lower(x.r), upper(x.r), x.forced)::flux.rollup_range) INTO exact
     FROM (
         SELECT y.device_id, y.forced, unnest(range_agg(tstzrange(y.lo, y.hi))) AS r
@@ -126,7 +149,11 @@ BEGIN
         ) y GROUP BY y.device_id, y.forced
     ) x;
     FOREACH piece IN ARRAY coalesce(flux.rollup_days(exact), '{}') LOOP
-        SELECT e.lo, e.hi INTO piece.lo, piece.hi FROM flux.rollup_meter_exact(piece.device_id, piece.lo, piece.hi, piece.forced) e;
+        IF flux.rollup_marked(piece.device_id, '-infinity', 'infinity') THEN
+            SELECT e.lo, e.hi INTO piece.lo, piece.hi FROM flux.rollup_meter_exact_marked(piece.device_id, piece.lo, piece.hi, piece.forced) e;
+        ELSE
+            SELECT e.lo, e.hi INTO piece.lo, piece.hi FROM flux.rollup_meter_exact(piece.device_id, piece.lo, piece.hi, piece.forced) e;
+        END IF;
         spans := spans || piece;
     END LOOP;
     PERFORM flux.rollup_meter_30m(spans);
@@ -163,44 +190,6 @@ CREATE OR REPLACE FUNCTION flux.rollup_first_open_hour(cut timestamptz) RETURNS 
     SELECT date_bin('1 hour', cut + interval '1 hour' - interval '1 microsecond', %epoch%)
 $$;
 
--- The nearest reading before a time such that each counter has one at or after it: the last full one, or the oldest of
--- each counter's last. Not searched beyond the limit: readings further apart are not joined.
-CREATE OR REPLACE FUNCTION flux.rollup_reading_before(of_device uuid, at timestamptz, floor timestamptz, counters text[])
-RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
-DECLARE
-    newest timestamptz;
-    filled integer;
-BEGIN
-    SELECT r.time, num_nonnulls(
-@counter{, }        r.%m%
-    ) INTO newest, filled FROM flux.rollup_meter_readings r
-    WHERE r.device_id = of_device AND r.time < at AND r.time >= floor ORDER BY r.time DESC LIMIT 1;
-    IF newest IS NULL OR filled = cardinality(counters) THEN
-        RETURN newest;
-    END IF;
-    RETURN least(
-@counter{, }        CASE WHEN '%m%' = ANY (counters) THEN (SELECT r.time FROM flux.rollup_meter_readings r WHERE r.device_id = of_device AND r.time < at AND r.time >= floor AND r.%m% IS NOT NULL ORDER BY r.time DESC LIMIT 1) END
-    );
-END $$;
-
-CREATE OR REPLACE FUNCTION flux.rollup_reading_after(of_device uuid, at timestamptz, ceiling timestamptz, counters text[])
-RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
-DECLARE
-    oldest timestamptz;
-    filled integer;
-BEGIN
-    SELECT r.time, num_nonnulls(
-@counter{, }        r.%m%
-    ) INTO oldest, filled FROM flux.rollup_meter_readings r
-    WHERE r.device_id = of_device AND r.time > at AND r.time <= ceiling ORDER BY r.time LIMIT 1;
-    IF oldest IS NULL OR filled = cardinality(counters) THEN
-        RETURN oldest;
-    END IF;
-    RETURN greatest(
-@counter{, }        CASE WHEN '%m%' = ANY (counters) THEN (SELECT r.time FROM flux.rollup_meter_readings r WHERE r.device_id = of_device AND r.time > at AND r.time <= ceiling AND r.%m% IS NOT NULL ORDER BY r.time LIMIT 1) END
-    );
-END $$;
-
 CREATE OR REPLACE FUNCTION flux.rollup_events_touched(of_device uuid, from_time timestamptz, to_time timestamptz)
 RETURNS TABLE (lo timestamptz, hi timestamptz) LANGUAGE sql STABLE AS $$
     -- of an undecided fall everything after it hangs in the air
@@ -209,3 +198,11 @@ RETURNS TABLE (lo timestamptz, hi timestamptz) LANGUAGE sql STABLE AS $$
     FROM flux.counter_events e
     WHERE e.device_id = of_device AND e.good_time < to_time AND coalesce(e.until, 'infinity') >= from_time
 $$;
+
+CREATE OR REPLACE FUNCTION flux.rollup_peak_minute(each real[], times timestamptz[], OUT mean real, OUT minute timestamptz)
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT avg(s.value::double precision), date_bin('1 minute', s.time, %epoch%) FROM unnest(each, times) s(value, time)
+    WHERE s.value IS NOT NULL GROUP BY 2 ORDER BY 1 DESC, 2 LIMIT 1
+$$;
+COMMENT ON FUNCTION flux.rollup_peak_minute(real[], timestamptz[]) IS
+    'The largest mean of one minute, and which minute it was: for buckets with more than one reading in some minute.';
