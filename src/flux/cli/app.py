@@ -11,6 +11,7 @@ import typer
 
 import flux
 from flux.cli import (
+    alerts,
     backtest,
     control,
     db,
@@ -64,6 +65,7 @@ readings.app.command("import")(transfer.import_readings)
 for _name, _group in (
     ("devices", devices.app),
     ("groups", groups.app),
+    ("alerts", alerts.app),
     ("readings", readings.app),
     ("rollups", readings.rollups_app),
     ("gaps", gaps.app),

@@ -12,9 +12,10 @@ def worker(
         Path | None, typer.Option(help="What else it does: market platforms. Default: FLUX_WORKER_FILE, or nothing.")
     ] = None,
 ) -> None:
-    """Keep the rollups up to date, and fetch market data where a file says so.
+    """Do the platform's background work: rollups, planned maintenance, alerts and who is told of them.
 
-    Any number of workers may run against one database; they share the work.
+    Market data is fetched where a file says so. Any number of workers may run against one database: they share the
+    work.
 
     Example: `flux worker --config worker.yaml`
     """
@@ -30,4 +31,4 @@ def worker(
     configure_logging(settings)
     loaded = load_worker_config(config or settings.worker_file)
     with told_plainly():
-        asyncio.run(run_worker(resolve_dsn(settings), loaded, once=once))
+        asyncio.run(run_worker(resolve_dsn(settings), settings, loaded, once=once))

@@ -20,8 +20,14 @@ class Settings(BaseSettings):
     http_host: str = Field(default="127.0.0.1", description="address that `flux serve` listens on")
     http_port: int = Field(default=8080, ge=0, le=65535)
     worker_file: Path | None = Field(default=None, description="file of `flux worker`: market platforms")
+    notifications: Path | None = Field(default=None, description="file of notification routes, mode 0600")
     log_level: str = "INFO"
     log_json: bool = Field(default=False, description="one JSON object a line instead of text")
+
+    @property
+    def notifications_file(self) -> Path:
+        """Who is told of alerts; it need not be there."""
+        return self.notifications or self.home / "notifications.yaml"
 
 
 def load_settings() -> Settings:

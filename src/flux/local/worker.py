@@ -6,29 +6,46 @@ import signal
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from flux.config import Settings
 from flux.local.jobs import Connection, Job, run_jobs, run_once
 from flux.local.market_jobs import market_jobs
 from flux.local.supervisor import stopped
 from flux.local.worker_config import WorkerConfig
-from flux.registry import run_due_windows
+from flux.registry import refresh_alerts, run_due_windows
+from flux.registry.notify import AppriseSender, load_notifications, tell
 from flux.store import rollups
 
 
-async def _maintain(conn: Connection) -> None:
-    await run_due_windows(conn, datetime.now(UTC))
+def jobs_of(settings: Settings) -> tuple[Job, ...]:
+    """What every worker does. The file of notifications is read at each turn, so that it may change while this runs."""
+    send = AppriseSender()
+
+    async def maintain(conn: Connection) -> None:
+        await run_due_windows(conn, _now())
+
+    async def alert(conn: Connection) -> None:
+        await refresh_alerts(conn, _now())
+
+    async def notify(conn: Connection) -> None:
+        config = load_notifications(settings.notifications_file)
+        await tell(conn, config.routes if config else (), send, _now())
+
+    return (
+        Job("rollups", 2.0, rollups.refresh, alone=False),
+        Job("maintenance", 20.0, maintain),
+        Job("alerts", 10.0, alert),
+        Job("notifications", 10.0, notify),
+    )
 
 
-JOBS = (
-    Job("rollups", 2.0, rollups.refresh, alone=False),
-    Job("maintenance", 20.0, _maintain),
-)
-"""What every worker does; its file may ask for more."""
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
-async def run_worker(dsn: str, config: WorkerConfig, *, once: bool = False) -> None:
-    """Do the jobs until SIGTERM or SIGINT, or with ``once`` each of them once."""
-    async with market_jobs(config.market, os.environ, lambda: datetime.now(UTC)) as more:
-        jobs = [*JOBS, *more]
+async def run_worker(dsn: str, settings: Settings, config: WorkerConfig, *, once: bool = False) -> None:
+    """Do the jobs until SIGTERM or SIGINT, or with ``once`` each of them once; ``config`` may ask for more of them."""
+    async with market_jobs(config.market, os.environ, _now) as more:
+        jobs = [*jobs_of(settings), *more]
         await (run_once(jobs, dsn) if once else _until_stopped(jobs, dsn))
 
 

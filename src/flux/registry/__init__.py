@@ -1,6 +1,7 @@
 """The registry: every device, what it is, how to talk to it, what it may do now."""
 
 from flux.registry.acting import acting
+from flux.registry.alerts import list_alerts, refresh_alerts
 from flux.registry.devices import (
     NewDevice,
     add_device,
@@ -57,6 +58,7 @@ __all__ = [
     "get_device",
     "group_members",
     "history",
+    "list_alerts",
     "list_devices",
     "list_groups",
     "list_windows",
@@ -64,6 +66,7 @@ __all__ = [
     "overdue",
     "parse_new_device",
     "plan_window",
+    "refresh_alerts",
     "remove_member",
     "run_device_test",
     "run_due_windows",

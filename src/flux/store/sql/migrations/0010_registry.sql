@@ -88,3 +88,22 @@ COMMENT ON TABLE flux.device_changes IS 'Each change of what is said of a device
 COMMENT ON COLUMN flux.device_changes.changes IS '{key: [before, after]} of name, site, active and each key of the metadata; {"template": [hash, hash]} where the registers of its template changed.';
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON flux.device_changes
     FOR EACH STATEMENT EXECUTE FUNCTION flux.refuse_change();
+
+CREATE TABLE flux.alerts (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    key          text NOT NULL,
+    severity     text NOT NULL CHECK (severity IN ('info', 'warning', 'critical')),
+    site         text,
+    text         text NOT NULL,
+    raised_at    timestamptz NOT NULL,
+    cleared_at   timestamptz,
+    times        integer NOT NULL DEFAULT 1 CHECK (times > 0),
+    told_at      timestamptz,
+    end_told_at  timestamptz
+);
+CREATE UNIQUE INDEX alerts_open_key ON flux.alerts (key) WHERE cleared_at IS NULL;
+CREATE INDEX alerts_key_idx ON flux.alerts (key, id);
+COMMENT ON TABLE flux.alerts IS 'What somebody should know: raised while it holds, cleared when it is over. One that comes back soon is the same alert again.';
+COMMENT ON COLUMN flux.alerts.key IS 'What it is about, e.g. failed:<device id>.';
+COMMENT ON COLUMN flux.alerts.times IS 'How often it was raised: one that comes back within 15 minutes is counted here and not told again.';
+COMMENT ON COLUMN flux.alerts.told_at IS 'When the notification went out; null: not yet, or no route takes it.';
