@@ -8,9 +8,11 @@ import pytest
 from psycopg import AsyncConnection
 from tests.support import fetch
 
+from flux.control.explain import explain
 from flux.devices.simulator import demo_site
 from flux.local.demo import Backfill, DemoFiles, register_devices, write_site_file
-from flux.registry import list_devices
+from flux.registry import get_device, list_devices
+from flux.store.decisions import LedgerSpan, decision_at, decisions_of_site
 
 NOW = datetime(2026, 1, 15, 12, 34, 56, tzinfo=UTC)
 CONFIG = demo_site()
@@ -49,6 +51,28 @@ async def test_a_day_is_made_up_to_the_last_full_minute(db: AsyncConnection[Any]
     assert last == NOW.replace(second=0)
     assert first == last - timedelta(minutes=1439)
     assert not Backfill(files, CONFIG, 1, lambda: NOW).needed
+    await the_market_is_made_up_for_its_site_alone(db)
+    await the_ledger_tells_what_came_of_it(db)
+
+
+async def the_market_is_made_up_for_its_site_alone(db: AsyncConnection[Any]) -> None:
+    values = await fetch(
+        db,
+        'SELECT type, count(*), min(site), max(site), bool_and(metadata @> \'{"source": "simulated"}\'),'
+        " min(time), max(time) FROM flux.market_data GROUP BY type ORDER BY type",
+    )
+    first, last = datetime(2026, 1, 14, 13, 0, tzinfo=UTC), datetime(2026, 1, 15, 12, 30, tzinfo=UTC)
+    assert values == [(kind, 48, "WLCE", "WLCE", True, first, last) for kind in (1, 3)]
+
+
+async def the_ledger_tells_what_came_of_it(db: AsyncConnection[Any]) -> None:
+    modes = dict(await fetch(db, "SELECT effective, count(*) FROM flux.control_decisions GROUP BY effective"))
+    assert modes["niv_chase"] > 50
+    assert await fetch(db, "SELECT count(*) FROM flux.rejected_decisions") == [(0,)]
+    (row,) = await decisions_of_site(db, "WLCE", LedgerSpan(NOW - timedelta(minutes=5), NOW), limit=1)
+    found = await decision_at(db, await get_device(db, "WLCE-BESS-01"), row["time"])
+    assert found is not None
+    assert explain(found).same
 
 
 async def test_one_that_was_cut_off_goes_on_without_losing_or_repeating(

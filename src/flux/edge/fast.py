@@ -94,7 +94,7 @@ class _FastSite:
         for device in devices:
             self.drivers[device.name] = self._driver(device, plan, control_interval)
         if plan is not None:
-            stepped = _at_interval(plan, control_interval)
+            stepped = at_interval(plan, control_interval)
             templates = {name: driver.template for name, driver in self.drivers.items()}
             for path, message in problems_of_plan(plan, site.config.site, devices, templates, {}):
                 raise InputError(f"controller.{'.'.join(map(str, path))}: {message}")
@@ -152,7 +152,7 @@ class _FastSite:
         return None
 
 
-def _at_interval(plan: ControllerPlan, interval: timedelta) -> ControllerPlan:
+def at_interval(plan: ControllerPlan, interval: timedelta) -> ControllerPlan:
     """The plan with another interval, and readings allowed to be as old as that makes them."""
     fields = {name: getattr(plan, name) for name in ControllerPlan.model_fields}
     return ControllerPlan(**fields | {"interval": interval, "max_reading_age": max(plan.max_reading_age, 2 * interval)})

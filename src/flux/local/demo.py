@@ -21,13 +21,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flux.config import Settings
+from flux.control.plan import ControllerPlan
 from flux.devices.simulator import SimConfig, SimulatedSite, demo_site
 from flux.devices.simulator.statefile import StateFile
 from flux.edge.config import SiteFile, load_site_file
-from flux.edge.fast import run_fast
+from flux.edge.decisions import observe_nothing
+from flux.edge.fast import at_interval, run_fast
 from flux.errors import UnavailableError
+from flux.local.demo_ledger import BackfillLedger
+from flux.local.demo_market import market_between, market_job, store_market
+from flux.local.jobs import run_jobs
 from flux.local.ports import require_free
-from flux.local.supervisor import ChildSpec
+from flux.local.supervisor import ChildSpec, stopped
 from flux.local.up import Database, UpOptions, check_ports, migrated_database, only_one, run_children, utc_now
 from flux.model import Device, DeviceId, Reading
 from flux.registry import add_device, list_devices, parse_new_device, set_metadata
@@ -41,6 +46,7 @@ _PIECE = timedelta(hours=6)
 _RECORD_INTERVAL = timedelta(seconds=60)
 _CONTROL_INTERVAL = timedelta(seconds=20)
 _BATCH = 5000
+_LEDGER = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,7 @@ class Backfill:
         self,
         conn: AsyncConnection[Any],
         devices: list[Device],
-        plan: Any,
+        plan: ControllerPlan | None,
         progress: Callable[[datetime, datetime, datetime], None],
     ) -> int:
         """Returns how many readings were made; ``progress`` gets (start, end, done until)."""
@@ -123,6 +129,7 @@ class Backfill:
             start = datetime.fromisoformat(state["backfill"]["start"])
             site.restore(state, datetime.fromisoformat(state["backfill"]["until"]))
         self._newest_stored = await _newest(conn, devices)
+        ledger = BackfillLedger(at_interval(plan, _CONTROL_INTERVAL), devices, end - _LEDGER) if plan else None
         made = 0
 
         async def sink(readings: list[Reading]) -> None:
@@ -142,7 +149,12 @@ class Backfill:
                 record_interval=_RECORD_INTERVAL,
                 sink=sink,
                 progress=partial(progress, start, end),
+                observe=ledger.observe if ledger else observe_nothing,
+                market=market_between(site.time, until),
             )
+            if ledger is not None:
+                await ledger.store(conn)
+            await store_market(conn, self._config.site, start, until)
             marks = {"start": start.isoformat(), "until": until.isoformat()}
             self._state.save({**site.state(), "backfill": marks})
         await rollups.refresh(conn)
@@ -203,7 +215,11 @@ async def _demo(
     port = config.devices[0].port
     simulator = ["sim", "--site", SITE, "--port", str(port), "--state", str(files.sim_state)]
     options = replace(options, before=(ChildSpec("sim", simulator, {}),))
-    await run_children(options, database, console, _heading(options))
+    market = asyncio.create_task(run_jobs([market_job(SITE, utc_now)], database.dsn), name="the demo's market")
+    try:
+        await run_children(options, database, console, _heading(options))
+    finally:
+        await stopped(market)
 
 
 async def _show_backfill(
@@ -237,6 +253,9 @@ Flux is live: {options.url}/docs
   $ {flux} devices list
   $ {flux} readings {SITE}-BESS-01 --last 5
   $ {flux} rollups {grid} --level 1h --since 24h
+  [dim]what the controller did in the last hour, and why (its market is made up: source "simulated")[/]
+  $ {flux} control log --site {SITE} --since 1h --changes
+  $ {flux} control why {SITE}-BESS-01
   $ {flux} doctor
 """
 
