@@ -16,7 +16,18 @@ import time
 from flux.config import load_settings
 from flux.config.logs import configure_logging
 
-BENCHMARKS = ("ingest", "rollups", "polling", "decide", "edge_memory", "jitter", "optimum")
+BENCHMARKS = (
+    "ingest",
+    "rollups",
+    "polling",
+    "decide",
+    "edge_memory",
+    "jitter",
+    "optimum",
+    "queries",
+    "transfer",
+    "scaling",
+)
 
 
 def main(names: list[str], minutes: float) -> None:

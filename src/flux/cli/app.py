@@ -22,6 +22,7 @@ from flux.cli import (
     gaps,
     groups,
     readings,
+    scan,
     serve,
     sim,
     tariffs,
@@ -60,6 +61,7 @@ for _command in (
     backtest.backtest,
 ):
     app.command()(_command)
+devices.app.command("scan")(scan.scan)
 readings.app.command("export")(transfer.export_readings)
 readings.app.command("import")(transfer.import_readings)
 for _name, _group in (

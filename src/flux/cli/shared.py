@@ -36,8 +36,8 @@ def run_on_database(work: Callable[[Any], Any]) -> Any:
 
 
 @contextlib.contextmanager
-def progress_bar(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr while the block runs, none where that is no terminal; tell it (done of total, rows so far)."""
+def progress_bar(what: str, total: int, *, unit: str = "rows") -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr while the block runs, none where that is no terminal; tell it (done of total, units so far)."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -45,7 +45,7 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
     if not console.is_terminal:
         yield lambda _done, _rows: None
         return
-    rows = TextColumn("{task.fields[rows]:,} rows")
+    rows = TextColumn(f"{{task.fields[rows]:,}} {unit}")
     columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), rows, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=total, rows=0)

@@ -16,6 +16,7 @@ from flux.config import YamlDocument, load_yaml
 from flux.devices.checks import problems_of
 from flux.devices.codec import MAX_BLOCK_WORDS
 from flux.devices.control import ControlSection
+from flux.devices.fingerprint import FingerprintCheck, fingerprint_problems
 from flux.devices.names import ShortRegister, ShortScaling, register_from_short
 from flux.devices.registers import Access, Function, Ratio, Register, RegisterName, RegisterType, WordOrder
 from flux.errors import InputError, NotFoundError
@@ -72,6 +73,9 @@ class _Common(BaseModel):
     )
     blocks_total: int | None = Field(default=None, ge=1, description="inverter blocks when all are available")
     control: ControlSection | None = None
+    fingerprint: tuple[FingerprintCheck, ...] = Field(
+        default=(), description="registers by whose values a scan tells a device of this kind; all must fit"
+    )
 
 
 class _LongForm(_Common):
@@ -93,14 +97,15 @@ class DeviceTemplate(_LongForm):
         problems = problems_of(
             self.type, self.registers, self.control, self.function is Function.INPUT, self.max_block_words
         )
+        problems = problems or fingerprint_problems(self.fingerprint, self.registers)
         for problem in problems:
             raise ValueError(f"{'.'.join(str(part) for part in problem.path)}: {problem.message}")
         return self
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 of everything in it; two templates with one hash behave alike."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 of everything that polls and commands depend on; two templates with one hash behave alike."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"fingerprint"}), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -144,6 +149,7 @@ def parse_template(document: YamlDocument | str, source: str = "template") -> De
     problems = problems_of(
         form.type, registers, form.control, form.function is Function.INPUT, form.max_block_words, keys
     )
+    problems = problems or fingerprint_problems(form.fingerprint, registers)
     if problems:
         lines = [str(document.error([*prefix, *problem.path], problem.message)) for problem in problems]
         raise InputError("\n".join(dict.fromkeys(lines[:_MAX_PROBLEMS])))
