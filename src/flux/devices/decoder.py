@@ -25,8 +25,16 @@ class BlockDecoder:
         self._order = _word_order(block)
         self._fields = [_field(one, one.factor(vt_ratio=vt_ratio, ct_ratio=ct_ratio)) for one in block.registers]
 
-    def decode_into(self, words: Sequence[int], values: dict[str, Value | None], problems: list[str]) -> None:
+    def decode_into(
+        self,
+        words: Sequence[int],
+        values: dict[str, Value | None],
+        problems: list[str],
+        implausible: dict[str, float] | None = None,
+    ) -> None:
         """Put the value of each register under its name; ``None``, and a problem, for one that is not plausible.
+
+        A number outside its range goes to ``implausible`` instead: it is recorded, and nothing is decided by it.
 
         Raises :class:`DeviceError` when the reply is not as long as was asked for.
         """
@@ -44,6 +52,8 @@ class BlockDecoder:
                 values[name] = value
             else:
                 values[name] = None
+                if implausible is not None and isfinite(value):
+                    implausible[name] = value
                 problems.append(f"{name}: {value!r} is {_why_not(value, low, high)}")
 
 

@@ -4,8 +4,8 @@ A poll of the tesla_powerpack template is one read of 117 registers; ``reading``
 """
 
 import asyncio
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 
@@ -34,7 +34,8 @@ class Poll:
     """What one poll gave. ``time``: aware UTC, when the last reply was there; ``first_reply_at``: the first.
 
     ``values`` are in engineering units by register name; ``None``: implausible. A register whose block failed is
-    missing. ``problems`` says in words what was implausible and which blocks failed.
+    missing. ``problems`` says in words what was implausible and which blocks failed. ``implausible``: numbers outside
+    their range, for the record only.
     """
 
     time: datetime
@@ -42,6 +43,7 @@ class Poll:
     response_time_s: float
     problems: tuple[str, ...] = ()
     first_reply_at: datetime | None = None
+    implausible: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def oldest(self) -> datetime:
@@ -86,6 +88,7 @@ class DeviceDriver:
         started = now()
         values: dict[str, Value | None] = {}
         problems: list[str] = []
+        implausible: dict[str, float] = {}
         failures: list[DeviceError] = []
         first_reply_at: datetime | None = None
         refused = False
@@ -97,7 +100,7 @@ class DeviceDriver:
                 words = await self._transport.read(
                     self._unit, block.address, block.count, function=self.template.function
                 )
-                decoder.decode_into(words, values, problems)
+                decoder.decode_into(words, values, problems, implausible)
                 first_reply_at = first_reply_at or self._clock()
             except DeviceError as error:
                 if block.bridged and isinstance(error, DeviceFaultError) and error.refuses_address:
@@ -110,7 +113,7 @@ class DeviceDriver:
             raise DeviceError(f"{self.device.name}: {failures[0]}") from failures[0]
         if refused:
             self._read_listed_only()
-        return Poll(self._clock(), values, now() - started, tuple(problems), first_reply_at)
+        return Poll(self._clock(), values, now() - started, tuple(problems), first_reply_at, implausible)
 
     def _plan(self, names: Collection[str] | None) -> tuple[BlockDecoder, ...]:
         key = None if names is None else frozenset(names)
@@ -147,7 +150,7 @@ class DeviceDriver:
 
     def reading(self, poll: Poll, *, command_source: int | None = None) -> MeterReading | BessReading:
         """What is recorded of a poll. ``command_source``: Flux's code of the decision last acknowledged."""
-        return self._readings.reading(poll.time, poll.values, command_source)
+        return self._readings.reading(poll.time, poll.values, command_source, poll.implausible)
 
     @property
     def control_names(self) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
 
 from flux.devices.codec import Value
 from flux.devices.template import DeviceTemplate
@@ -19,7 +20,7 @@ from flux.model import (
 
 Values = Mapping[str, Value | None]
 
-_SIGNED_WITH_DIRECTION = {
+SIGNED_WITH_DIRECTION = {
     "power_phase_a_active",
     "power_phase_b_active",
     "power_phase_c_active",
@@ -28,6 +29,8 @@ _SIGNED_WITH_DIRECTION = {
     "power_factor_total",
 }
 _RECORDED_OF_BESS = {"soe", "target_power", "available_blocks", "stored_energy", "capacity"}
+_NONE: Mapping[str, float] = MappingProxyType({})
+_MOST = 1e30
 _FULL_PCT = 100.0
 _OVERFULL_PCT = 105.0
 """Capacity is nominal: a full battery may hold a little more, and is full. Beyond this one of the two is wrong."""
@@ -59,7 +62,14 @@ class ReadingMaker:
         own = (self._metadata.model_extra or {}).get("blocks_total")
         return own if isinstance(own, int) and own > 0 else self._template.blocks_total
 
-    def reading(self, time: datetime, values: Values, command_source: int | None) -> MeterReading | BessReading:
+    def reading(
+        self,
+        time: datetime,
+        values: Values,
+        command_source: int | None,
+        implausible: Mapping[str, float] = _NONE,
+    ) -> MeterReading | BessReading:
+        """What is recorded. A meter's ``implausible`` values are, too: the store marks them, a person may object."""
         if self._device.type is DeviceType.BESS:
             return BessReading(
                 device_id=self._id,
@@ -69,6 +79,8 @@ class ReadingMaker:
                 available_inverter_blocks=self.available_blocks(values),
                 command_source=command_source,
             )
+        if implausible:
+            values = {**values, **{name: v for name, v in implausible.items() if _can_be_stored(name, v)}}
         fields: dict[str, float | None] = {}
         for metric, name, negated in self._meter_fields:
             value = _number(values, name)
@@ -110,6 +122,11 @@ class ReadingMaker:
         return {name: value for name, value in values.items() if name not in recorded}
 
 
+def _can_be_stored(name: str, value: float) -> bool:
+    """Whether the database has a column that holds it: no counter is below zero, and ``real`` ends at 3.4e38."""
+    return abs(value) < _MOST and (value >= 0 or not name.startswith("energy_"))
+
+
 def _number(values: Values, name: str) -> float | None:
     value = values.get(name)
     return value if isinstance(value, int | float) else None
@@ -126,7 +143,7 @@ def _meter_fields(names: set[str], inverted: bool) -> tuple[tuple[str, str, bool
         if inverted and metric.kind is MetricKind.COUNTER:
             source = _other_direction(metric.name)
         elif inverted:
-            negated = metric.name in _SIGNED_WITH_DIRECTION
+            negated = metric.name in SIGNED_WITH_DIRECTION
         if source in names:
             fields.append((metric.name, source, negated))
     return tuple(fields)

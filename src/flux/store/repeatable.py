@@ -7,7 +7,7 @@ from typing import Any
 from psycopg import sql
 
 from flux.model import BessMetadata, DeviceType, MeterMetadata
-from flux.store import rollups
+from flux.store import rollups, template_metrics
 
 _SQL = Path(__file__).parent / "sql"
 
@@ -16,6 +16,7 @@ def repeatable_sql() -> dict[str, str]:
     """Each script by its name, in the order in which they are applied."""
     return {
         "rollups": rollups.render_sql(),
+        "template_metrics": template_metrics.builtin_sql(),
         "market": (_SQL / "market.sql").read_text(encoding="utf-8"),
         "registry": _registry(),
     }

@@ -29,6 +29,7 @@ from psycopg import AsyncConnection
 from psycopg.errors import Diagnostic
 
 from flux.model import BESS_METRICS, METER_METRICS, Metric, MetricKind
+from flux.store import template_metrics
 
 _logger = structlog.get_logger(__name__)
 _FOLDER = Path(__file__).parent / "sql" / "rollups"
@@ -141,6 +142,7 @@ async def refresh(conn: AsyncConnection[Any], *, max_devices: int = BATCH_DEVICE
     devices = buckets = 0
     conn.add_notice_handler(_log_warning)
     try:
+        await template_metrics.follow_templates(conn)
         while True:
             async with conn.transaction():
                 # a limit that was set for other work must not keep a large batch from ever being done
