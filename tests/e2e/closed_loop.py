@@ -56,7 +56,7 @@ recording: {{polling_interval: 60s}}
 controller:
   site_meter: WLCE-GRID-METER
   bess: [WLCE-BESS-01]
-  bess_meter: [WLCE-BESS-METER]
+  bess_meter: [{bess_meter}]
   interval: 4s
   max_reading_age: 10s
   battery: {{capacity_kwh: {capacity_kwh}, charge_efficiency: 0.9, charge_limit_kw: 100, discharge_limit_kw: 105,
@@ -128,6 +128,7 @@ class Setup:
     import_limit_kw: float = 220.0
     export_limit_kw: float = 475.0
     modes: str = "{mode: import_avoidance}, {mode: export_avoidance}"
+    bess_meter: str = STORAGE
     template: str = "tesla_powerpack"
     ramp_w_s: int = 100_000
 

@@ -12,6 +12,7 @@ from psycopg import AsyncConnection
 from tests.e2e.closed_loop import BESS, GRID, START, STORAGE, Loop, Setup, closed_loop
 
 from flux.control.faults import FaultSpan
+from flux.devices.client import ModbusConnection
 from flux.devices.simulator import LoadConfig
 
 Begin = Callable[[Setup], AbstractAsyncContextManager[Loop]]
@@ -156,6 +157,50 @@ async def test_a_battery_that_takes_commands_and_rests(begin: Begin) -> None:
     begins, ends = seconds(of_kind(await loop.faults(), "not_following"))
     assert 48 <= begins <= 100
     assert 160 <= ends <= 176
+
+
+async def test_one_that_nothing_measures_and_that_rests_is_found_by_its_energy(begin: Begin) -> None:
+    async with begin(Setup(bess_meter="")) as loop:
+        await loop.run(40)
+        loop.settled_within(0.1, last_s=20)
+        loop.server.add_fault(f"{BESS}:tripped,for=160s")
+        await loop.run(158)
+        assert loop.powers_written[-1].value == pytest.approx(40, abs=0.1), "what the site draws, and no more"
+        await loop.run(60)
+        loop.settled_within(0.1, last_s=20)
+        loop.no_limit_was_passed()
+    begins, ends = seconds(of_kind(await loop.faults(), "not_following"))
+    assert 60 <= begins <= 120
+    assert 200 <= ends <= 230
+    assert await loop.replays() > 5
+
+
+async def test_a_restart_that_the_network_does_not_show(begin: Begin) -> None:
+    async with begin(Setup()) as loop:
+        await loop.run(40)
+        loop.site.restart_device(BESS)
+        await loop.run(40)
+        loop.settled_within(0.1, last_s=20)
+        assert "command_mode" in {write.register for write in list(loop.site.device(BESS).register_log)[7:]}
+        loop.no_limit_was_passed()
+    begins, ends = seconds(of_kind(await loop.faults(), "restarted"))
+    assert 40 <= begins <= 48
+    assert ends <= 56
+
+
+async def test_another_master_over_modbus_stops_control_and_is_in_the_ledger(begin: Begin) -> None:
+    async with begin(Setup(template="whole_kw")) as loop:
+        await loop.run(40)
+        device = loop.site.device(BESS)
+        foreign = ModbusConnection("127.0.0.1", device.port)
+        await foreign.write(device.unit, device.template.register("set_point").address, [77])
+        await foreign.aclose()
+        await loop.run(60)
+        assert loop.powers_written[-1].value == 77, "nothing was written against it"
+        assert loop.battery_kw[-1] == 0, "the battery gave up on a master that is silent"
+    (found,) = [one for one in await loop.faults() if one.kind == "other_master"]
+    assert found.until is None, "until an operator resumes"
+    assert "77" in found.words
 
 
 @pytest.mark.parametrize("template", ["tesla_powerpack", "whole_kw"])

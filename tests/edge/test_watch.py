@@ -15,7 +15,7 @@ from flux.devices.simulator import SimulatedSite
 from flux.devices.simulator.physics import BatterySpec
 from flux.devices.template import builtin_template
 from flux.edge.daily import DailyCount
-from flux.edge.following import Following, RecentCommands
+from flux.edge.following import Following, RecentCommands, StoredEnergy
 
 MakeSite = Callable[..., SimulatedSite]
 BESS = "WLCE-BESS-01"
@@ -115,6 +115,72 @@ async def test_a_slow_ramp_is_not_a_battery_that_does_not_follow(make_site: Make
     await rig.step(60)
     assert rig.heard == []
     assert rig.battery_kw == pytest.approx(90, abs=0.5)
+
+
+UNMEASURED = PLAN.replace("  bess_meter: [WLCE-BESS-METER]\n", "")
+
+
+async def test_where_nothing_measures_it_the_stored_energy_tells(
+    make_site: MakeSite,
+) -> None:
+    rig = Rig(make_site(load_kw=40), UNMEASURED)
+    await rig.step(10)
+    rig.site.set_tripped(BESS, True)
+    told = [(await rig.step()).target_power_kw for _ in range(40)]
+    assert told[-1] == pytest.approx(40, abs=0.01), "what the site draws, and no more"
+    assert rig.heard == ["not_following:WLCE-BESS-01"]
+    rig.site.set_tripped(BESS, False)
+    await rig.step(60)
+    assert rig.up == []
+    assert rig.battery_kw == pytest.approx(40, abs=0.01)
+    assert rig.heard == ["not_following:WLCE-BESS-01"], "said once"
+
+
+async def test_where_nothing_measures_it_one_that_follows_is_believed(make_site: MakeSite) -> None:
+    rig = Rig(make_site(load_kw=40), UNMEASURED)
+    await rig.step(200)
+    rig.site.battery(BESS).energy_kwh = 25.2  # a few kWh more and it rests by the plan's own limit
+    await rig.step(60)
+    assert rig.heard == []
+
+
+async def test_a_stop_is_over_only_when_zero_was_acknowledged_even_if_it_does_not_follow(make_site: MakeSite) -> None:
+    rig = Rig(make_site(load_kw=40), UNMEASURED)
+    await rig.step(5)
+    rig.site.set_tripped(BESS, True)
+    await rig.step(40)
+    rig.halted = "stopped"
+    before = rig.power_writes
+    await rig.step(1)
+    assert rig.power_writes == before + 1
+    assert rig.site.battery(BESS).set_point_kw == 0
+
+
+def energy_after(readings: Sequence[tuple[float, float]], capacity_kwh: float = 500.0) -> list[bool]:
+    """Whether it fails after each (kWh, kW in force) 10 s apart."""
+    watch, fails = StoredEnergy(capacity_kwh), []
+    for number, (soe_kwh, told_kw) in enumerate(readings):
+        watch.look(Measurement(soe_kwh, START + number * timedelta(seconds=10)), told_kw)
+        fails.append(watch.failing)
+    return fails
+
+
+def test_stored_energy_that_does_not_move_is_found_out() -> None:
+    assert not any(energy_after([(250.0 - 36 * n / 360, 36.0) for n in range(300)]))
+    stuck = energy_after([(250.0, 36.0)] * 60)
+    assert stuck.index(True) in (50, 51), "5 kWh of 500 as long as no step of its energy was seen"
+    moving = [(250.0 - 0.1 * n, 36.0) for n in range(20)]
+    assert energy_after(moving + [(248.0, 36.0)] * 20).index(True) <= 40
+
+
+def test_energy_in_coarse_steps_is_waited_for() -> None:
+    coarse = [(float(round((250 - 0.1 * n) / 2.5) * 2.5), 36.0) for n in range(400)]
+    assert not any(energy_after(coarse))
+
+
+def test_charging_is_judged_alike() -> None:
+    assert not any(energy_after([(250.0 + 0.09 * n, -36.0) for n in range(300)]))
+    assert energy_after([(250.0 - 0.05 * n, -36.0) for n in range(300)])[-1], "the wrong way"
 
 
 async def test_another_master_is_noticed_and_control_stops_until_released(readable: Rig) -> None:

@@ -277,19 +277,25 @@ class SiteController:
         if not measured:
             return None
         unmeasured_kw = sum(
-            battery.commanded_kw(now)
+            battery.counted_kw(now)
             for battery, state in zip(self.batteries, states, strict=True)
             if state.power is None
         )
         return Measurement(sum(m.value for m in measured) + unmeasured_kw, min(m.time for m in measured))
 
     def _last_command(self, now: datetime) -> AcknowledgedCommand | None:
-        """Of those that may be commanded; what another master makes of the others is measured or unknown."""
+        """Of those that may be commanded; what another master makes of the others is measured or unknown.
+
+        While control rests it is what was acknowledged; else one that does not follow counts as 0 kW, or the controller
+        would wind up against it.
+        """
         commands = [battery.last_command for battery in self._own]
-        if len(commands) < 2 or not any(commands):
+        followed = self._stop is not None or all(battery.follows for battery in self._own)
+        if not any(commands) or (followed and len(commands) == 1):
             return commands[0] if commands else None
         times = [_EPOCH if command is None else command.time for command in commands]
-        return AcknowledgedCommand(sum(battery.commanded_kw(now) for battery in self._own), min(times))
+        counted = [b.commanded_kw(now) if self._stop is not None else b.counted_kw(now) for b in self._own]
+        return AcknowledgedCommand(sum(counted), min(times))
 
     def _note(self, decision: Decision) -> None:
         """One line when what is done, or why, has changed; each cycle only for who debugs."""

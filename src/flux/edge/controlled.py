@@ -13,7 +13,7 @@ from flux.devices.control import Step
 from flux.devices.driver import Command, Poll
 from flux.devices.rounding import Range
 from flux.edge.daily import DailyCount
-from flux.edge.following import Following, OtherMaster, RecentCommands
+from flux.edge.following import Following, OtherMaster, RecentCommands, StoredEnergy
 from flux.edge.newest import NewestPolls
 from flux.edge.ticks import Clock
 from flux.model import BessMetadata, CommandSource, Device, FluxError
@@ -128,6 +128,7 @@ class ControlledBattery:
         self._following = Following(
             max(_SHORTEST_WINDOW, _CYCLES_PER_WINDOW * interval), max(_TOLERANCE_KW, _TOLERANCE_SHARE * limit_kw)
         )
+        self._energy = StoredEnergy(self.capacity_kwh)
         self._settle = max(_SHORTEST_SETTLE, interval)
         self._others = OtherMaster()
         self._source = CommandSource.MANUAL
@@ -142,6 +143,7 @@ class ControlledBattery:
         self.last_command, self._source = other.last_command, other._source
         self.other_master, self.writes = other.other_master, other.writes
         self._recent, self._others = other._recent, other._others
+        self._energy = other._energy
 
     @property
     def timeout(self) -> timedelta | None:
@@ -187,6 +189,15 @@ class ControlledBattery:
         """The command that it acknowledged last, unless it has given up on it since."""
         return None if self.last_command is None or self._timed_out(now) else self.last_command
 
+    @property
+    def follows(self) -> bool:
+        """False for a battery that nothing measures and whose stored energy says that it does not do as it was told."""
+        return not self._energy.failing
+
+    def counted_kw(self, now: datetime) -> float:
+        """What a battery that nothing measures counts with: what it was told, and 0 while it does not follow."""
+        return self.commanded_kw(now) if self.follows else 0.0
+
     def command_source(self, now: datetime) -> CommandSource:
         """Why it does what it does: of the decision last acknowledged, for as long as that holds."""
         return CommandSource.MANUAL if self.last_command is None or self._timed_out(now) else self._source
@@ -220,7 +231,10 @@ class ControlledBattery:
         poll = self._newest.get(self.name)
         last = self.last_command
         if last is None or self.other_master is not None or self._timed_out(now):
+            self._energy.forget()
             return
+        if state.power is None and state.soe_kwh is not None:
+            self._look_at_its_energy(state, state.soe_kwh, now)
         if poll is not None and poll.time - timedelta(seconds=poll.response_time_s) > last.time:
             self._look_for_another_master(poll)
             self._look_for_restart(poll, now)
@@ -277,6 +291,21 @@ class ControlledBattery:
             told_kw = self.commanded_kw(now)
             self._tell(key, f"{self.name} does not follow: it was told {told_kw:.1f} kW and does {power.value:.1f} kW")
         if self._following.failing:
+            self._set_up_again(now)
+        else:
+            self._tell(key, None)
+
+    def _look_at_its_energy(self, state: BatteryState, soe: Measurement, now: datetime) -> None:
+        """Where nothing measures it; one that is empty or full, or may do less, is not expected to do more."""
+        key = f"not_following:{self.name}"
+        told_kw = self.commanded_kw(now)
+        if self._energy.look(soe, self._reachable(state, told_kw)):
+            self._tell(
+                key,
+                f"{self.name} does not follow: it was told {told_kw:.1f} kW, and its stored energy does not move with"
+                " it; until it does it counts as at rest",
+            )
+        if self._energy.failing:
             self._set_up_again(now)
         else:
             self._tell(key, None)

@@ -14,6 +14,9 @@ _STRIKES = 5
 _SHOWN_FOR = timedelta(seconds=60)
 """How long a device may go on showing a set-point that has been replaced."""
 _SIGHTINGS = 2
+_ENERGY, _ENERGY_UNSEEN, _ENERGY_BACK, _ENERGY_STEPS = 0.002, 0.01, 0.0002, 4
+_FAILS_BELOW, _FOLLOWS_FROM = 0.25, 0.5
+"""Of the energy that was commanded: a battery that gives less has not followed, one that gives more has."""
 
 
 class RecentCommands:
@@ -72,6 +75,60 @@ class Following:
             self._strikes += 1
             return self._strikes == _STRIKES
         return False
+
+
+class StoredEnergy:
+    """Whether a battery that nothing measures does what it acknowledges: its stored energy must move with it.
+
+    Judged each time that the commands add up to 0.2 % of the capacity, or to four of the smallest steps in which the
+    battery shows its energy if that is more; to 1 % as long as no step was seen. One that fails is judged ten times as
+    often: until it is believed again its own power looks like a change of the load. Energies in kWh.
+    """
+
+    def __init__(self, capacity_kwh: float) -> None:
+        self._capacity_kwh = capacity_kwh
+        self._mark_kwh: float | None = None
+        self._expected_kwh = 0.0
+        self._last: tuple[datetime, float] | None = None
+        self._step_kwh: float | None = None
+        self.failing = False
+
+    def forget(self) -> None:
+        """What was commanded since the last judgement does not count: it timed out, or somebody else commands."""
+        self._mark_kwh, self._expected_kwh, self._last = None, 0.0, None
+
+    def look(self, soe: Measurement, commanded_kw: float) -> bool:
+        """Take in a reading with the power that was in force before it; True when it has just been found to fail."""
+        if self._last is None or self._mark_kwh is None:
+            self._last, self._mark_kwh = (soe.time, soe.value), soe.value
+            return False
+        elapsed_h = (soe.time - self._last[0]) / timedelta(hours=1)
+        if elapsed_h <= 0:
+            return False
+        moved_kwh = abs(soe.value - self._last[1])
+        if moved_kwh > 0:
+            self._step_kwh = moved_kwh if self._step_kwh is None else min(self._step_kwh, moved_kwh)
+        self._last = soe.time, soe.value
+        self._expected_kwh -= commanded_kw * elapsed_h
+        if abs(self._expected_kwh) < self._enough_kwh:
+            return False
+        return self._judge(soe.value)
+
+    @property
+    def _enough_kwh(self) -> float:
+        if self._step_kwh is None:
+            return _ENERGY_UNSEEN * self._capacity_kwh
+        share = _ENERGY_BACK if self.failing else _ENERGY
+        return max(share * self._capacity_kwh, _ENERGY_STEPS * self._step_kwh)
+
+    def _judge(self, soe_kwh: float) -> bool:
+        assert self._mark_kwh is not None  # noqa: S101 - the caller has looked
+        part = (soe_kwh - self._mark_kwh) / self._expected_kwh
+        self._mark_kwh, self._expected_kwh = soe_kwh, 0.0
+        before = self.failing
+        if part < _FAILS_BELOW or part > _FOLLOWS_FROM:
+            self.failing = part < _FAILS_BELOW
+        return self.failing and not before
 
 
 class OtherMaster:
