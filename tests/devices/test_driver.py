@@ -1,5 +1,6 @@
 """Polls, readings and commands of one device, through a transport in memory."""
 
+import asyncio
 import struct
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -418,6 +419,57 @@ async def test_after_a_write_that_failed_it_is_set_up_again(failing: int) -> Non
     assert (await driver.command(2)).first
     next_beat = [words for address, words in memory.writes if address == 1022]
     assert next_beat != beats[-1:]  # the device sees another one than the last that it was sent
+
+
+class SlowWrites(Memory):
+    """Takes so many writes in time and then leaves one without an answer."""
+
+    def __init__(self, in_time: int) -> None:
+        super().__init__()
+        self.in_time, self.left = in_time, in_time
+
+    async def write(self, unit: int, address: int, words: Sequence[int]) -> None:
+        if self.left == 0:
+            self.left = self.in_time
+            await asyncio.Event().wait()
+        self.left -= 1
+        await super().write(unit, address, words)
+
+
+async def test_a_slow_set_up_goes_on_where_whoever_asked_gave_up() -> None:
+    memory, clock = SlowWrites(4), Clock()
+    driver = bess(memory, clock=clock)
+    with pytest.raises(DeviceError, match="not acknowledged within"):
+        await driver.command(1, within_s=0.02)
+    assert [address for address, _ in memory.writes] == [1024, 1026, 1001, 1022], "the constants, a heartbeat"
+    memory.writes.clear()
+    clock.step(4)
+    assert (await driver.command(3, within_s=5)).first
+    assert [address for address, _ in memory.writes] == [1022, 1020, 1023, 1000], "the mode comes last"
+    assert power(3000) in memory.writes
+    assert not driver.dry_run(3).first
+
+
+async def test_a_slow_set_up_begins_anew_after_an_error_a_long_time_or_a_forget() -> None:
+    async def half_done() -> tuple[SlowWrites, Clock, DeviceDriver]:
+        memory, clock = SlowWrites(4), Clock()
+        driver = bess(memory, clock=clock)
+        with pytest.raises(DeviceError):
+            await driver.command(1, within_s=0.02)
+        assert len(driver.dry_run(1).writes) == 4, "heartbeat, power, timeout, mode"
+        return memory, clock, driver
+
+    _, clock, driver = await half_done()
+    clock.step(30)
+    assert len(driver.dry_run(1).writes) == 7, "the device may have given up on us"
+    _, _, driver = await half_done()
+    driver.forget()
+    assert len(driver.dry_run(1).writes) == 7
+    memory, _, driver = await half_done()
+    memory.failing = {1020}
+    with pytest.raises(DeviceError, match="no answer"):
+        await driver.command(1)
+    assert len(driver.dry_run(1).writes) == 7
 
 
 async def test_a_first_command_that_failed_stays_the_first() -> None:

@@ -17,6 +17,9 @@ from flux.model import Device
 
 _log = structlog.get_logger(__name__)
 
+_SET_UP_WITHIN_S = 60.0
+"""A set-up that takes longer than the command timeout, or than this without one, begins anew."""
+
 
 class NotControllableError(RefusedError):
     """The device has no set-point, or nothing that stops it when nobody commands it any more."""
@@ -68,6 +71,7 @@ class Commander:
         if timeout_s is not None and Step.TIMEOUT in self._constants:
             self._constants[Step.TIMEOUT] = timeout_s
         self._last_acknowledged: datetime | None = None
+        self._set_up: dict[Step, datetime] = {}
         self._beats = 0
         self.register_writes = 0
         self._log = _log.bind(device=device.name)
@@ -78,7 +82,9 @@ class Commander:
         return self._constants.get(Step.TIMEOUT)
 
     def forget(self) -> None:
+        """Make the next command a first one, from its beginning."""
         self._last_acknowledged = None
+        self._set_up.clear()
 
     def plan(self, power_kw: float, inside: Range | None = None) -> Command:
         """The writes of a command now, all checks done; the register rounds the power, but not out of ``inside``."""
@@ -87,7 +93,7 @@ class Commander:
             raise RefusedError(f"{self._device.name}: a power of {power_kw} kW is not a number to command")
         first = self._needs_setup()
         held_kw = self.rounded(power_kw, inside)
-        steps = control.first if first else control.later
+        steps = self._steps_of_set_up(control) if first else control.later
         writes = tuple(self._write(control, step, held_kw) for step in steps)
         power = next(write.value for write in writes if write.step is Step.POWER)
         return Command(power_kw, power, first, writes)
@@ -106,11 +112,22 @@ class Commander:
             raise RefusedError(f"{self._device.name}: {error}") from None
 
     async def command(self, power_kw: float, inside: Range | None = None) -> Command:
-        """Write it all; the device counts as set up only once every write was acknowledged."""
+        """Write it all; the device counts as set up only once every write was acknowledged.
+
+        Where whoever asked gives up on a set-up half-way, the next command goes on with what is missing: a slow device
+        may take longer for all of it than a decision is worth. After an error it begins anew.
+        """
         command = self.plan(power_kw, inside)
-        self.forget()  # until it is through: after half a command the next one starts from the beginning
-        for write in command.writes:
-            await self._send(write)
+        self._last_acknowledged = None  # until it is through
+        try:
+            for write in command.writes:
+                await self._send(write)
+                if command.first and write.step in self._constants:
+                    self._set_up[write.step] = self._clock()
+        except DeviceError:
+            self.forget()
+            raise
+        self._set_up.clear()
         now = self._clock()
         self._last_acknowledged = now
         if command.first:
@@ -129,6 +146,17 @@ class Commander:
                 "when nobody commands it; say `without_timeout: accepted` in the plan to control it all the same"
             )
         return control
+
+    def _steps_of_set_up(self, control: ControlSection) -> tuple[Step, ...]:
+        """Those of a first command that are still to be done; power and heartbeat always are.
+
+        What was written longer ago than the command timeout may be lost.
+        """
+        longest = timedelta(seconds=_SET_UP_WITHIN_S if self.timeout_s is None else self.timeout_s)
+        now = self._clock()
+        if any(not timedelta() <= now - at < longest for at in self._set_up.values()):
+            self._set_up.clear()
+        return tuple(step for step in control.first if step not in self._set_up)
 
     def _needs_setup(self) -> bool:
         """After a silence longer than its timeout the device has fallen back to what it does on its own."""
