@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from flux.cli import retention
 from flux.cli.shared import opened_database
 
 app = typer.Typer(
@@ -13,6 +14,8 @@ app = typer.Typer(
     "It is the one that FLUX_DATABASE_URL names, or the embedded one in FLUX_HOME, which is started "
     "for the command if it does not run.",
 )
+
+app.add_typer(retention.app, name="retention")
 
 
 @app.command()
@@ -37,20 +40,24 @@ def migrate() -> None:
 
 @app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False) -> None:
-    """Tell what the schema lacks; exit code 0 if nothing, 1 if `flux db migrate` has something to do.
+    """Tell what the schema lacks, how large what is and what goes next; exit code 1 if there is something to migrate.
 
     Example: `flux db status || flux db migrate`
     """
     import dataclasses
     import json
 
+    from flux.cli.retention import kept_status, print_kept
     from flux.store.migrate import status as schema_status
 
     with opened_database() as dsn:
         found = schema_status(dsn)
+        kept = kept_status(dsn) if found.current else None
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(found) | {"current": found.current}))
+        typer.echo(json.dumps(dataclasses.asdict(found) | {"current": found.current} | (kept or {}), default=str))
     else:
+        if kept is not None:
+            print_kept(kept)
         typer.echo(f"PostgreSQL {found.server_version}, schema version {found.version or 'none'} of {found.newest}")
         for what, names in (
             ("migrations to run", found.pending),

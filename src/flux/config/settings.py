@@ -17,6 +17,7 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = Field(default=None, description="PostgreSQL to use instead of the embedded one")
     home: Path = Field(default=Path(".flux"), description="folder of the embedded database, outbox and run state")
+    archive: Path | None = Field(default=None, description="folder for readings that are archived before they go")
     http_host: str = Field(default="127.0.0.1", description="address that `flux serve` listens on")
     http_port: int = Field(default=8080, ge=0, le=65535)
     worker_file: Path | None = Field(default=None, description="file of `flux worker`: market platforms")

@@ -13,7 +13,7 @@ from flux.local.supervisor import stopped
 from flux.local.worker_config import WorkerConfig
 from flux.registry import refresh_alerts, run_due_windows
 from flux.registry.notify import AppriseSender, load_notifications, tell
-from flux.store import rollups
+from flux.store import lifecycle, rollups
 
 
 def jobs_of(settings: Settings) -> tuple[Job, ...]:
@@ -30,8 +30,12 @@ def jobs_of(settings: Settings) -> tuple[Job, ...]:
         config = load_notifications(settings.notifications_file)
         await tell(conn, config.routes if config else (), send, _now())
 
+    async def drop_old(conn: Connection) -> None:
+        await lifecycle.retention_turn(conn, settings.archive)
+
     return (
         Job("rollups", 2.0, rollups.refresh, alone=False),
+        Job("retention", 3600.0, drop_old),
         Job("maintenance", 20.0, maintain),
         Job("alerts", 10.0, alert),
         Job("notifications", 10.0, notify),

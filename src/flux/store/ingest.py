@@ -49,6 +49,7 @@ class Reason(StrEnum):
     IMPOSSIBLE_VALUE = "impossible_value"
     IMPOSSIBLE_TIME = "impossible_time"
     CONFLICT = "conflict"  # another reading of that device and time is stored
+    TOO_OLD = "too_old"  # retention has dropped the device's readings of that time
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,17 +227,20 @@ class _Screen:
     """What can be told of a reading before anything is sent: is its device of this kind, is its time possible.
 
     ``strangers``: the devices of the batch that are not of this kind, with what they are (``None``: not registered).
+    ``cuts``: of those whose older readings retention has dropped, from when on there are any.
     """
 
     kind: Kind
     strangers: dict[UUID, str | None]
+    cuts: dict[UUID, datetime]
     latest: datetime
 
     def all_good(self, readings: Sequence[Reading]) -> bool:
         try:
             times = [reading.time for reading in readings]
             known = all(type(reading.device_id) is UUID for reading in readings)
-            return known and not self.strangers and min(times) >= OLDEST and max(times) <= self.latest
+            oldest = max([OLDEST, *self.cuts.values()])
+            return known and not self.strangers and min(times) >= oldest and max(times) <= self.latest
         except TypeError:  # a time without a zone, or something that is no time at all: look at each
             return False
 
@@ -257,20 +261,28 @@ class _Screen:
                 return Rejection(place, Reason.UNKNOWN_DEVICE, f"no device has the id {device}")
             is_a = f"device {device} is a {actual}, the reading is of a {self.kind.name}"
             return Rejection(place, Reason.WRONG_TYPE, is_a)
+        if device in self.cuts and time < self.cuts[device]:
+            since = f"{self.cuts[device]:%Y-%m-%d}"
+            detail = f"time {time.isoformat()} is before {since}: the device's readings of then were dropped"
+            return Rejection(place, Reason.TOO_OLD, detail)
         return None
 
 
 async def _screen(conn: AsyncConnection[Any], batch: _Batch) -> list[Rejection]:
     devices = {reading.device_id for reading in batch.readings if isinstance(reading.device_id, UUID)}
     cursor = await conn.execute(
-        """SELECT sent.id, device.type FROM unnest(%b::uuid[]) AS sent(id)
-           LEFT JOIN flux.mg_device_registry device USING (id) WHERE device.type IS DISTINCT FROM %s""",
+        """SELECT sent.id, device.type, rollup.cut FROM unnest(%b::uuid[]) AS sent(id)
+           LEFT JOIN flux.mg_device_registry device USING (id)
+           LEFT JOIN flux.rollup_devices rollup ON rollup.device_id = sent.id
+           WHERE device.type IS DISTINCT FROM %s OR rollup.cut IS NOT NULL""",
         (list(devices), batch.kind.name),
     )
-    strangers = dict(await cursor.fetchall())
+    found = await cursor.fetchall()
+    strangers = {device: actual for device, actual, _ in found if actual != batch.kind.name}
+    cuts = {device: cut for device, _, cut in found if cut is not None}
     cursor = await conn.execute("SELECT now()")  # the database's clock is the one that all edges share
     (now,) = (await cursor.fetchall())[0]
-    screen = _Screen(batch.kind, strangers, now + FUTURE_TOLERANCE)
+    screen = _Screen(batch.kind, strangers, cuts, now + FUTURE_TOLERANCE)
     if screen.all_good(batch.readings):
         return []
     judged = (screen.judge(place, reading) for place, reading in zip(batch.places, batch.readings, strict=True))

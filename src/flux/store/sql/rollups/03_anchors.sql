@@ -34,7 +34,7 @@ SELECT
 FROM flux.mg_%kind%_anchors;
 COMMENT ON VIEW flux.rollup_%kind%_readings IS 'What rollups are computed from: the readings, and the anchors of those that retention dropped.';
 
-CREATE OR REPLACE FUNCTION flux.keep_%kind%_anchors(devices uuid[], cut timestamptz) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION flux.keep_%kind%_anchors(devices uuid[], until timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     kept flux.rollup_range[];
 BEGIN
@@ -42,15 +42,15 @@ BEGIN
     FROM unnest(devices) u(id)
     JOIN flux.rollup_devices d ON d.device_id = u.id
     CROSS JOIN LATERAL (
-        -- as many as the widest look back takes: 10 minutes, and 6 readings of each counter
+        -- as many as the widest look back takes: 10 minutes, and 12 readings of each counter, some of which may be marked
         SELECT r.time FROM flux.rollup_%kind%_readings r
-        WHERE r.device_id = d.device_id AND r.time < cut AND r.time >= cut - interval '10 minutes'
+        WHERE r.device_id = d.device_id AND r.time < until AND r.time >= until - interval '10 minutes'
         UNION ALL
         (SELECT r.time FROM flux.rollup_%kind%_readings r
-         WHERE r.device_id = d.device_id AND r.time < cut ORDER BY r.time DESC LIMIT 6)
+         WHERE r.device_id = d.device_id AND r.time < until ORDER BY r.time DESC LIMIT 12)
 @counter        UNION ALL
 @counter        (SELECT r.time FROM flux.rollup_%kind%_readings r
-@counter         WHERE r.device_id = d.device_id AND '%m%' = ANY (d.counters) AND r.time < cut AND r.%m% IS NOT NULL ORDER BY r.time DESC LIMIT 6)
+@counter         WHERE r.device_id = d.device_id AND '%m%' = ANY (d.counters) AND r.time < until AND r.%m% IS NOT NULL ORDER BY r.time DESC LIMIT 12)
     ) l;
     DELETE FROM flux.mg_%kind%_anchors a WHERE a.device_id = ANY (devices)
         AND NOT EXISTS (SELECT FROM unnest(kept) k WHERE k.device_id = a.device_id AND k.lo = a.time);

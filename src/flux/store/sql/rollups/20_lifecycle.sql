@@ -138,14 +138,79 @@ END $$;
 COMMENT ON FUNCTION flux.retire_piece(text, timestamptz, text, timestamptz) IS
     'Takes the oldest piece of a table out of use, keeping what rollups need of it; null: done, else why not.';
 
-CREATE OR REPLACE FUNCTION flux.retired_pieces() RETURNS TABLE (piece regclass, parent regclass, pending boolean)
+CREATE OR REPLACE FUNCTION flux.retired_pieces() RETURNS TABLE (piece text, parent text, pending boolean)
 LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
-    SELECT c.oid::regclass, i.inhparent::regclass, coalesce(i.inhdetachpending, false)
-    FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+    SELECT c.relname::text, p.relname::text, coalesce(i.inhdetachpending, false)
+    FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid LEFT JOIN pg_class p ON p.oid = i.inhparent
     WHERE c.relnamespace = 'flux'::regnamespace AND c.relkind = 'r' AND c.relname LIKE '%\_retired'
     ORDER BY c.relname
 $$;
 COMMENT ON FUNCTION flux.retired_pieces() IS 'Partitions that are to be dropped: still attached (parent), half detached (pending), or on their own.';
+
+CREATE OR REPLACE FUNCTION flux.set_retention(of_table text, keep_for interval, archive_first boolean DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+DECLARE
+    epoch   CONSTANT timestamptz := '2000-01-01 00:00:00+00';  -- (an interval by itself takes a year for 360 days)
+    series  flux.time_series;
+    finer   text;
+    coarser text;
+BEGIN
+    SELECT s.* INTO series FROM flux.time_series s WHERE s.table_name = of_table FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION '% is not a table that is kept for a time', of_table USING ERRCODE = 'no_data_found';
+    END IF;
+    -- while a finer level is there and changes, the coarser one is made from it anew
+    SELECT f.table_name, c.table_name INTO finer, coarser
+    FROM flux.time_series f JOIN flux.time_series c ON c.made_from = f.table_name
+    WHERE of_table IN (f.table_name, c.table_name)
+        AND coalesce(epoch + CASE WHEN c.table_name = of_table THEN keep_for ELSE c.keep END, 'infinity')
+          < coalesce(epoch + CASE WHEN f.table_name = of_table THEN keep_for ELSE f.keep END, 'infinity') LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION '% is made from % and must be kept as long or longer', coarser, finer USING ERRCODE = 'check_violation';
+    END IF;
+    IF archive_first AND of_table NOT IN ('mg_meter_readings', 'mg_bess_readings') THEN
+        RAISE EXCEPTION 'only readings are written to an archive' USING ERRCODE = 'check_violation';
+    END IF;
+    UPDATE flux.time_series s SET keep = keep_for, archive = coalesce(archive_first, s.archive) WHERE s.table_name = of_table;
+END $$;
+COMMENT ON FUNCTION flux.set_retention(text, interval, boolean) IS 'How long a table''s rows are kept (null: for ever), and whether they are written to Parquet before they go.';
+
+CREATE OR REPLACE FUNCTION flux.storage_status(as_of timestamptz DEFAULT now())
+RETURNS TABLE (table_name text, engine text, keep interval, archive boolean, pieces bigint, compressed bigint, bytes bigint,
+               ratio double precision, oldest timestamptz, next_drop timestamptz, held_by text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog AS $$
+DECLARE
+    series flux.time_series;
+BEGIN
+    FOR series IN SELECT s.* FROM flux.time_series s ORDER BY s.table_name LOOP
+        table_name := series.table_name;
+        engine := series.engine;
+        keep := series.keep;
+        archive := series.archive;
+        ratio := NULL;
+        held_by := NULL;
+        IF engine = 'rows' THEN
+            pieces := NULL;
+            compressed := NULL;
+            bytes := pg_total_relation_size(format('flux.%I', table_name)::regclass);
+            EXECUTE format('SELECT min(%I) FROM flux.%I', series.time_column, table_name) INTO oldest;
+            next_drop := oldest + keep;
+        ELSE
+            SELECT count(*), count(*) FILTER (WHERE p.compressed), coalesce(sum(p.bytes), 0), min(p.from_time), min(p.to_time) + keep
+            INTO pieces, compressed, bytes, oldest, next_drop FROM flux.pieces(series.table_name) p;
+            IF next_drop <= as_of THEN
+                SELECT flux.held_by(series.table_name, p.from_time, p.to_time, as_of) INTO held_by
+                FROM flux.pieces(series.table_name) p ORDER BY p.from_time LIMIT 1;
+            END IF;
+            IF compressed > 0 THEN
+                EXECUTE format('SELECT before_compression_total_bytes::double precision / nullif(after_compression_total_bytes, 0) FROM %s($1::regclass)',
+                               flux.timescale('hypertable_columnstore_stats')) INTO ratio USING format('flux.%I', table_name);
+            END IF;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION flux.storage_status(timestamptz) IS 'Each table that is kept for a time: its size, how much smaller compression made it (ratio), what goes next and when.';
 
 CREATE OR REPLACE FUNCTION flux.delete_old_rows(of_table text, as_of timestamptz DEFAULT now(), at_most integer DEFAULT 10000) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog AS $$
