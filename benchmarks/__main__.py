@@ -24,6 +24,7 @@ BENCHMARKS = (
     "edge_memory",
     "jitter",
     "optimum",
+    "backtest",
     "queries",
     "transfer",
     "scaling",

@@ -22,6 +22,7 @@ from flux.devices.simulator.physics import Battery, BatterySpec
 from flux.devices.simulator.profiles import Profile, to_us
 
 _NAN = float("nan")
+_MICROSECOND = timedelta(microseconds=1)
 _PROGRESS_EVERY = timedelta(days=1)
 
 Observer = Callable[[CycleState, Decision], None]
@@ -97,12 +98,12 @@ def simulate(
     stepped = plan.model_copy(update={"interval": setting.step})
     _ = stepped.compiled
     now, next_report = setting.start.astimezone(UTC), setting.start
+    now_us, step_us = to_us(now), setting.step // _MICROSECOND
     while now < setting.end:
-        site.look(to_us(now))
-        measured = Measurement(site.power_kw, now)
+        site.look(now_us)
         state = CycleState(
             time=now,
-            site_power=measured,
+            site_power=Measurement(site.power_kw, now),
             soe_kwh=Measurement(site.battery.energy_kwh, now),
             battery_power=Measurement(site.battery.power_kw, now),
             market=market.at(now),
@@ -116,7 +117,8 @@ def simulate(
         if damping is not None and power_kw is not None:
             power_kw, damping = damped(stepped, state, decision, site.battery.set_point_kw, damping)
         now += setting.step
-        site.live(decision, power_kw, to_us(now))
+        now_us += step_us
+        site.live(decision, power_kw, now_us)
         if now >= next_report:
             progress((now - setting.start) / (setting.end - setting.start))
             next_report += _PROGRESS_EVERY
@@ -163,17 +165,19 @@ class _Site:
         course, battery = self.course, self.battery
         if power_kw is not None:
             battery.set_point_kw = power_kw
-        before = len(course.hours)
-        while self._time_us < until_us:
-            self.look(self._time_us)
+        pieces, time_us = 0, self._time_us
+        while time_us < until_us:
+            self.look(time_us)
             end_us = min(until_us, self._load_until_us, self._solar_until_us)
-            for segment in battery.advance((end_us - self._time_us) / 1e6):
-                course.hours.append(segment.duration_s / 3600)
+            for duration_s, start_kw, _ in battery.advance((end_us - time_us) / 1e6):
+                course.hours.append(duration_s / 3600)
                 course.load_kw.append(self._load_kw)
                 course.solar_kw.append(self._solar_kw)
-                course.battery_kw.append(segment.start_kw)
-            self._time_us = end_us
-        course.pieces.append(len(course.hours) - before)
+                course.battery_kw.append(start_kw)
+                pieces += 1
+            time_us = end_us
+        self._time_us = time_us
+        course.pieces.append(pieces)
         course.soe_kwh.append(battery.energy_kwh)
         course.target_kw.append(_NAN if power_kw is None else power_kw)
         course.mode.append(self._modes.setdefault(decision.effective, len(self._modes)))

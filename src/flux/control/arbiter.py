@@ -59,17 +59,8 @@ class Arbiter:
         return self.low if self.target is None else max(self.low, self.target)
 
     def _record(self, entry: Entry, offer: Offer, reason: str, *, refused: bool) -> None:
-        self.records.append(
-            ProposalRecord(
-                entry=entry.number,
-                mode=entry.name,
-                target_kw=offer.target,
-                min_kw=offer.minimum,
-                max_kw=offer.maximum,
-                reason=reason,
-                refused=refused,
-            )
-        )
+        target, minimum, maximum, _, _ = offer
+        self.records.append(ProposalRecord(entry.number, entry.name, target, minimum, maximum, reason, refused))
 
 
 def _bounds(low: float, high: float) -> str:

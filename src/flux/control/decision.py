@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from flux.control.state import Memory
 from flux.model import CommandSource
@@ -18,8 +19,7 @@ class Limit(StrEnum):
     SOE_MAX = "soe_max"
 
 
-@dataclass(frozen=True, slots=True)
-class ProposalRecord:
+class ProposalRecord(NamedTuple):
     """What one entry of the plan proposed (kW, ±inf allowed, ``None``: unset), refused or not.
 
     ``entry`` is its place in the plan's ``modes``, from 0; a refusal is told in ``reason`` as well.

@@ -66,13 +66,14 @@ def apply_limits(
     power_kw: float, inverter: InverterRange, grid: GridRange, soe_kwh: float, battery: BatteryConfig, step_h: float
 ) -> Limited:
     """All limits, 1 to 4; a grid limit that SoE makes the site miss is named too."""
+    room, spendable = _charge_room(soe_kwh, battery, step_h), _spendable(soe_kwh, battery, step_h)
+    highest = min(inverter.high_kw, grid.high_kw, spendable)
+    if max(inverter.low_kw, grid.low_kw, -room) <= power_kw <= highest:
+        return Limited(power_kw + 0.0, ())  # + 0.0: there is no -0.0 kW
     clamped = _clamp(power_kw, inverter.low_kw, inverter.high_kw)
     in_grid = _clamp(clamped, grid.low_kw, grid.high_kw)
     carried = _clamp(in_grid, inverter.low_kw, inverter.high_kw)
-    room, spendable = _charge_room(soe_kwh, battery, step_h), _spendable(soe_kwh, battery, step_h)
-    power = _clamp(carried, -room, spendable) + 0.0  # + 0.0: there is no -0.0 kW
-    if power == power_kw == in_grid:
-        return Limited(power, ())
+    power = _clamp(carried, -room, spendable) + 0.0
     missed = None
     if power != carried:
         missed = Limit.SITE_IMPORT if power < grid.low_kw else Limit.SITE_EXPORT if power > grid.high_kw else None

@@ -91,4 +91,8 @@ class RateSum:
         self._rates = tuple(rates)
 
     def at(self, now: datetime) -> float:
-        return sum(price for price, timetable in self._rates if timetable.holding(now) is not None)
+        total = 0.0
+        for price, timetable in self._rates:
+            if timetable.holding(now) is not None:
+                total += price
+        return total

@@ -21,6 +21,7 @@ from flux.control.zones import ZoneName
 DAY_S = 86_400
 _CLOCK = re.compile(r"(\d{2}):(\d{2})(?::(\d{2}))?")
 _ONE_DAY = timedelta(days=1)
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _CACHED_DAYS = 1024
 _NAMES = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
@@ -179,6 +180,7 @@ class _DayTable:
     """The answers for one UTC day: ``holding[i]`` holds from ``edges[i]`` on; ``coming`` are windows by start."""
 
     edges: list[datetime]
+    end: datetime
     holding: list[Window | None]
     coming_starts: list[datetime]
     coming: list[Window]
@@ -190,18 +192,25 @@ class Timetable:
     A day, once worked out, is kept: of what was asked before only the time an answer takes depends.
     """
 
-    __slots__ = ("_days", "_is_holiday", "_periods")
+    __slots__ = ("_days", "_is_holiday", "_last", "_periods")
 
     def __init__(self, periods: Sequence[PeriodConfig], zone: ZoneInfo, is_holiday: IsHoliday) -> None:
         self._periods = [(p, ZoneInfo(p.timezone) if p.timezone else zone) for p in periods]
         self._is_holiday = is_holiday
         self._days: dict[int, _DayTable] = {}
+        self._last: tuple[datetime, datetime, Window | None] = (_NEVER, _NEVER, None)
 
     def holding(self, now: datetime) -> Window | None:
         """The first of the periods that holds at ``now`` (UTC), as the window of its present coming."""
-        # asked a dozen times in each cycle, so the kept day is looked up right here
+        # asked a dozen times in each cycle, mostly with what it was just asked
+        since, until, window = self._last
+        if since <= now < until:
+            return window
         table = self._days.get(now.toordinal()) or self._table(now)
-        return table.holding[bisect_right(table.edges, now) - 1]
+        place = bisect_right(table.edges, now)
+        until = table.edges[place] if place < len(table.edges) else table.end
+        self._last = table.edges[place - 1], until, table.holding[place - 1]
+        return table.holding[place - 1]
 
     def next_start(self, now: datetime) -> Window | None:
         """The next window that starts strictly after ``now`` and within 24 h of it."""
@@ -242,7 +251,7 @@ class Timetable:
         by_priority = sorted(windows, key=lambda w: (w.index, w.start))
         holding = [next((w for w in by_priority if w.start <= edge < w.end), None) for edge in edges]
         coming = sorted((w for w in windows if w.start >= midnight), key=lambda w: (w.start, w.index))
-        return _DayTable(edges, holding, [w.start for w in coming], coming)
+        return _DayTable(edges, midnight + _ONE_DAY, holding, [w.start for w in coming], coming)
 
 
 def overlap(periods: Sequence[PeriodConfig]) -> tuple[int, int] | None:

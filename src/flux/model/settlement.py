@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 SETTLEMENT_PERIOD = timedelta(minutes=30)
 GB_TIMEZONE = ZoneInfo("Europe/London")
+_INTO_PERIOD = tuple(timedelta(minutes=minute % 30) for minute in range(60))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -47,7 +48,10 @@ def periods_in_day(day: date) -> int:
 def period_start(instant: datetime) -> datetime:
     """The start, in UTC, of the half hour that contains ``instant``; GB clock changes never split one."""
     utc = instant.astimezone(UTC)
-    return utc.replace(minute=utc.minute // 30 * 30, second=0, microsecond=0)
+    into = _INTO_PERIOD[utc.minute]  # asked in each cycle: much faster than replacing minute, second and microsecond
+    if utc.second or utc.microsecond:
+        into += timedelta(seconds=utc.second, microseconds=utc.microsecond)
+    return utc - into
 
 
 def _midnight_utc(day: date) -> datetime:

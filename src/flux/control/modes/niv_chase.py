@@ -87,14 +87,14 @@ class NivChase(PeriodicMode):
             if found is None:
                 return None
             charge_price, discharge_price = found
-            words = market.in_words() if market else "no outlook, default price"
-            hours = cycle.hours_to(cycle.sp_end)
             gap = distance(self.charge_curve, charge_price, cycle.soe_kwh)
             if gap is not None and gap > 0:
+                hours, words = cycle.hours_to(cycle.sp_end), _in_words(market)
                 why = f"NIV chase, {words}, charge price £{charge_price:.2f}/MWh, {gap:.1f} kWh below the charge curve"
                 return charge_more_allowed(-gap / efficiency / hours, why)
             gap = distance(self.discharge_curve, discharge_price, cycle.soe_kwh)
             if gap is not None and gap < 0:
+                hours, words = cycle.hours_to(cycle.sp_end), _in_words(market)
                 why = f"NIV chase, {words}, discharge price £{discharge_price:.2f}/MWh"
                 return discharge_more_allowed(-gap / hours, f"{why}, {-gap:.1f} kWh above the discharge curve")
             return None
@@ -117,3 +117,7 @@ class NivChase(PeriodicMode):
             return price + context.import_rates.at(cycle.time), price - context.export_rates.at(cycle.time)
 
         return prices
+
+
+def _in_words(market: Outlook | None) -> str:
+    return "no outlook, default price" if market is None else market.in_words()

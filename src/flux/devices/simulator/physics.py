@@ -103,6 +103,9 @@ class Battery:
 
     def _steer(self, duration_s: float, target_kw: float, segments: list[Segment]) -> None:
         """Ramp towards the target, by way of 0 when the direction changes, then hold it."""
+        if target_kw == self.power_kw:
+            self._flow(duration_s, target_kw, segments)
+            return
         if self.power_kw * target_kw < 0 or abs(target_kw) < abs(self.power_kw):
             same_direction = self.power_kw * target_kw >= 0
             duration_s -= self._ramp(duration_s, target_kw if same_direction else 0.0, self.ramp_down_kw_s, segments)
