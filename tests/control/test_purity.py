@@ -35,6 +35,7 @@ IMPORTS_ALLOWED = {
     "pydantic_core",
     "re",
     "typing",
+    "uuid",
     "zoneinfo",
 }
 # loading a plan reads a file; it does so through flux.config and happens before any decision

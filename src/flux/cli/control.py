@@ -24,6 +24,7 @@ app.command()(control_stop.stop)
 app.command()(control_stop.resume)
 for _command in (control_ledger.log, control_ledger.why, control_ledger.compare, control_ledger.plan):
     app.command()(_command)
+app.command()(control_ledger.rejected)
 app.command()(control_faults.faults)
 app.command()(control_picture.picture)
 app.add_typer(control_told.schedule_app, name="schedule")

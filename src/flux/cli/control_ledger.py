@@ -141,6 +141,35 @@ def plan(hash: Annotated[str, typer.Argument(help="The plan's hash, or the start
     typer.echo(json.dumps(row["body"], indent=2))
 
 
+def rejected(
+    retry: Annotated[bool, typer.Option("--retry", help="Try to store them again.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="List at most so many.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List the decisions that the database refused, whole, and why; try them again.
+
+    Example: `flux control rejected --retry`, after the battery that they are of was registered again
+    """
+    from dataclasses import asdict
+
+    from flux.cli.shared import print_table
+    from flux.store.rejected_decisions import list_rejected_decisions, retry_rejected_decisions
+
+    if retry:
+        result = _on_database(retry_rejected_decisions)
+        typer.echo(f"stored {result.stored}, stored before {result.duplicates}, still refused {result.rejected}")
+        return
+    rows = [asdict(row) for row in _on_database(lambda conn: list_rejected_decisions(conn, limit=limit))]
+    if as_json:
+        _print_json([row | {"device_id": str(row["device_id"])} for row in rows])
+    elif rows:
+        named = ({"device": row["device_name"] or str(row["device_id"]), "plan": row["plan"] or "live"} for row in rows)
+        shown = [row | names for row, names in zip(rows, named, strict=True)]
+        print_table(shown, ["id", "received_at", "device", "plan", "time", "reason", "detail"])
+    else:
+        typer.echo("no decision was refused")
+
+
 def _on_database(work: Any) -> Any:
     from flux.cli.shared import run_on_database
 

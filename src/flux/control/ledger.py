@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from flux.control.decide import decide
 from flux.control.decision import Decision, withhold
@@ -92,6 +93,21 @@ class KeptDecision:
     sent_power_kw: float | None = None
     commands: tuple[Mapping[str, Any], ...] = ()
     inputs: Mapping[str, Any]
+
+
+def kept_to_json(decision: KeptDecision) -> dict[str, Any]:
+    """The whole decision as JSON can hold it."""
+    body = {field.name: getattr(decision, field.name) for field in fields(decision)}
+    return body | {"device_id": str(decision.device_id), "time": decision.time.isoformat()}
+
+
+def kept_from_json(body: Mapping[str, Any]) -> KeptDecision:
+    """KeyError, TypeError or ValueError for what is none; a field that this version does not have is left out."""
+    values = {field.name: body[field.name] for field in fields(KeptDecision) if field.name in body}
+    values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    values["device_id"] = DeviceId(UUID(values["device_id"]))
+    values["time"] = datetime.fromisoformat(values["time"])
+    return KeptDecision(**values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ What the controller decided, and its plan, are *documents*: layout number 0, the
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from flux.control.ledger import KeptDecision, PlanText
+from flux.control.ledger import KeptDecision, PlanText, kept_from_json, kept_to_json
 from flux.model import BessReading, DeviceId, MeterReading, MetricKind, Reading, metrics_of
 
 _HEADER = struct.Struct("<H16sqQ")
@@ -92,25 +92,24 @@ class RecordCodec:
 
 
 def _document(record: KeptDecision | PlanText) -> dict[str, Any]:
-    body = {field.name: getattr(record, field.name) for field in fields(record)}
     if isinstance(record, PlanText):
-        return {"kind": "plan", **body}
-    return {"kind": "decision", **body, "device_id": str(record.device_id), "time": record.time.isoformat()}
+        return {"kind": "plan", "hash": record.hash, "body": record.body}
+    return {"kind": "decision", **kept_to_json(record)}
 
 
 def _record(data: bytes) -> KeptDecision | PlanText:
     """ValueError for what is no document; a field that this version does not have is left out."""
     try:
         body = json.loads(data)
-        kind: type[KeptDecision | PlanText] = {"plan": PlanText, "decision": KeptDecision}[body["kind"]]
-        values = {field.name: body[field.name] for field in fields(kind) if field.name in body}
-        if kind is KeptDecision:
-            values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-            values["device_id"] = DeviceId(UUID(values["device_id"]))
-            values["time"] = datetime.fromisoformat(values["time"])
-        return kind(**values)
+        return kept_from_json(body) if body["kind"] == "decision" else _plan_text(body)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not a document of the outbox: {error!r}") from error
+
+
+def _plan_text(body: dict[str, Any]) -> PlanText:
+    if body["kind"] != "plan":
+        raise ValueError(f"of kind {body['kind']!r}")
+    return PlanText(body["hash"], body["body"])
 
 
 class _Reader:

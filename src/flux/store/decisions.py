@@ -6,7 +6,7 @@ nothing behind it.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, LiteralString
 from uuid import UUID
@@ -18,7 +18,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from flux.control.ledger import LIVE, KeptDecision, PlanText
+from flux.control.ledger import LIVE, KeptDecision, PlanText, kept_to_json
 from flux.errors import NotFoundError
 from flux.model import Device
 from flux.store.ingest import FUTURE_TOLERANCE, OLDEST, IngestResult, Reason, ensure_partitions
@@ -135,7 +135,7 @@ async def _reject(conn: AsyncConnection[Any], rejected: Sequence[Rejected]) -> N
     if not rejected:
         return
     rows = [
-        (d.device_id, d.plan.replace("\0", "?"), d.time, reason.value, detail, json.dumps(payload_of(d)))
+        (d.device_id, d.plan.replace("\0", "?"), d.time, reason.value, detail, json.dumps(kept_to_json(d)))
         for d, reason, detail in rejected
     ]
     async with conn.cursor() as cursor:
@@ -144,12 +144,6 @@ async def _reject(conn: AsyncConnection[Any], rejected: Sequence[Rejected]) -> N
     if new:
         reasons = sorted({reason.value for _, reason, _ in rejected})
         _logger.warning("decisions refused", count=new, reasons=reasons, first=rejected[0][2])
-
-
-def payload_of(decision: KeptDecision) -> dict[str, Any]:
-    """The whole decision as JSON can hold it."""
-    body = {field.name: getattr(decision, field.name) for field in fields(decision)}
-    return body | {"device_id": str(decision.device_id), "time": decision.time.isoformat()}
 
 
 def _values(d: KeptDecision) -> tuple[Any, ...]:
