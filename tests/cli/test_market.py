@@ -196,11 +196,7 @@ async def operated(db: Conn) -> None:
     """An hour of chasing: charged while it was cheap and long, discharged while it was dear and short."""
     battery = await add_device(db, "WLCE-BESS-01", "bess")
     power = [(NOON + timedelta(minutes=n), -60.0 if n < 30 else 30.0) for n in range(60)]
-    readings = [
-        bess_reading(battery, NOON + timedelta(minutes=n), target_power=kw, command_source=1)
-        for n, kw in enumerate(power)
-    ]
-    await ingest(db, readings)
+    await ingest(db, [bess_reading(battery, time, target_power=kw, command_source=1) for time, kw in power])
     figures = {MarketDataType.IMBALANCE_PRICE: (20.0, 100.0), MarketDataType.NIV: (-300.0, 200.0)}
     await upsert(
         db,
