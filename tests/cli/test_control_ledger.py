@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from psycopg import AsyncConnection
@@ -257,19 +258,22 @@ async def test_a_clock_time_is_its_last_coming_in_the_plans_zone(run: Run, db: A
         await later(run, f"{local + timedelta(minutes=5):%H:%M}")  # that is yesterday's
 
 
-async def test_a_decision_of_a_device_that_is_no_battery_waits_and_is_stored_when_that_is_mended(
+async def test_a_decision_of_a_device_that_is_not_known_waits_and_is_stored_when_that_is_mended(
     run: Run, db: AsyncConnection[Any]
 ) -> None:
-    device = await add_device(db, "WLCE-BESS-01", "meter")
+    device = DeviceId(UUID(int=77))
     told = BatteryCommand("WLCE-BESS-01", 20.0, True, 20.0, FIVE_PAST)
     decision = kept(device, state(), commands=[told])
     await store_decisions(db, [decision], [plan_text(LIVE)])
     (row,) = json.loads((await asyncio.to_thread(run, "control", "rejected", "--json")).stdout)
-    assert (row["reason"], row["device_name"], row["plan"]) == ("wrong_type", "WLCE-BESS-01", "")
-    assert "is a meter, not a battery" in (await asyncio.to_thread(run, "control", "rejected")).stdout
+    assert (row["reason"], row["device_name"], row["plan"]) == ("unknown_device", None, "")
+    assert f"no device has the id {device}" in (await asyncio.to_thread(run, "control", "rejected")).stdout
     again = await asyncio.to_thread(run, "control", "rejected", "--retry")
     assert again.stdout == "stored 0, stored before 0, still refused 1\n"
-    await db.execute("UPDATE flux.mg_device_registry SET type = 'bess', metadata = '{}'")
+    await db.execute(
+        "INSERT INTO flux.mg_device_registry (id, name, type, site) VALUES (%s, 'WLCE-BESS-01', 'bess', 'WLCE')",
+        (device,),
+    )
     again = await asyncio.to_thread(run, "control", "rejected", "--retry")
     assert again.stdout == "stored 1, stored before 0, still refused 0\n"
     assert (await asyncio.to_thread(run, "control", "rejected")).stdout == "no decision was refused\n"
