@@ -7,7 +7,7 @@ the edge has polled, decided and written. A busy machine makes it slower and not
 import asyncio
 import heapq
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -187,6 +187,17 @@ class Loop:
             await self._settle()
             self.site_kw.append(self.site.meter(GRID).power_kw)
             self.battery_kw.append(self.site.battery(BESS).power_kw)
+
+    async def until(self, what: Callable[[], bool]) -> None:
+        """Time stands still meanwhile; what is waited for is under way."""
+        async with asyncio.timeout(10):
+            while not what():
+                await asyncio.sleep(0.002)
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the edge keeps its own files."""
+        return self.edge.status_file.parent
 
     async def _settle(self) -> None:
         """On the control grid, until the cycle of this instant has ended."""
