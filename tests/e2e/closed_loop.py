@@ -320,8 +320,8 @@ async def closed_loop(
 ) -> AsyncIterator[Loop]:
     """An edge that has begun to control; leaving it stops the edge in order, and all it kept is in the database."""
     # pauses between tries are the wall's, and here a second of the wall is minutes of the site
-    monkeypatch.setattr(patience, "FIRST_PROBE_S", 0.02)
-    for name, value in (("_FIRST_RETRY_S", 0.01), ("_FIRST_RECONNECT_S", 0.005), ("_LAST_RECONNECT_S", 0.02)):
+    monkeypatch.setattr(patience, "FIRST_PROBE_S", 0.001)
+    for name, value in (("_FIRST_RETRY_S", 0.001), ("_FIRST_RECONNECT_S", 0.001), ("_LAST_RECONNECT_S", 0.001)):
         monkeypatch.setattr(client, name, value)
     known = setup.write_templates(folder / "templates")
     clock = HandClock(START)
