@@ -23,6 +23,12 @@ async def metrics_text(conn: AsyncConnection[Any]) -> str:
     pending.set((await cursor.fetchone() or (0,))[0])
     lag = Gauge("flux_rollup_lag_seconds", "Age of the oldest change that no rollup has yet", registry=registry)
     lag.set(await queries.rollup_lag_s(conn))
+    since = Gauge("flux_job_age_seconds", "Since a worker's job last succeeded", ["job"], registry=registry)
+    failing = Gauge("flux_job_failing", "1 where a worker's job failed at its last turn", ["job"], registry=registry)
+    for row in await queries.worker_jobs(conn):
+        failing.labels(row["name"]).set(row["failure"] is not None)
+        if row["age_s"] is not None:
+            since.labels(row["name"]).set(row["age_s"])
     return generate_latest(registry).decode()
 
 

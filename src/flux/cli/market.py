@@ -48,6 +48,20 @@ def list_(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def status(as_json: AsJson = False) -> None:
+    """Show how the worker's market jobs are doing: when each last succeeded, and why it does not.
+
+    Example: `flux market status`
+    """
+    from flux.local.market_jobs import PREFIX
+    from flux.store import queries
+
+    rows = [row for row in run_on_database(queries.worker_jobs) if row["name"].startswith(PREFIX)]
+    nothing = "no market platform has been asked yet; `flux worker --config` does it, see docs/market.md"
+    _print(rows, as_json, ("name", "age_s", "succeeded_at", "failed_at", "failure"), nothing)
+
+
+@app.command()
 def show(
     type: Annotated[str, typer.Argument(help="Name or number of a type; see `flux market types list`.")],
     since: Since = "24h",

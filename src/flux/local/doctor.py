@@ -34,6 +34,8 @@ _DISK_FAIL_BYTES = 200 * 1024**2
 _DISK_WARN_BYTES = 2 * 1024**3
 _CLOCK_TOLERANCE = timedelta(seconds=2)
 _LATE_ROLLUPS_S = 300
+_LATE_JOB_TURNS = 3
+_LATE_JOB_S = 300
 _DEVICE_TIMEOUT_S = 10
 _PARALLEL_DEVICES = 16
 
@@ -98,10 +100,12 @@ async def examine(settings: Settings, clock: Callable[[], datetime]) -> AsyncIte
 
 
 async def examine_contents(conn: AsyncConnection[Any], clock: Callable[[], datetime]) -> AsyncIterator[Finding]:
-    """Clock, rollups, rejected readings, devices."""
+    """Clock, rollups, rejected readings, the workers' jobs, devices."""
     yield await check_clock(conn, clock)
     yield await check_rollups(conn)
     yield await check_rejected(conn)
+    for finding in await check_jobs(conn):
+        yield finding
     for finding in await check_devices(await list_devices(conn), clock):
         yield finding
 
@@ -212,6 +216,21 @@ async def check_rejected(conn: AsyncConnection[Any]) -> Finding:
             "rejected", f"{count} readings were refused, e.g. {example}", "`flux readings rejected` lists them"
         )
     return ok("rejected", "no reading waits for a decision")
+
+
+async def check_jobs(conn: AsyncConnection[Any]) -> list[Finding]:
+    """What the workers do in the background: each job that fails, and each that has not been done for long."""
+    findings = []
+    for row in await queries.worker_jobs(conn):
+        name, age_s = f"job {row['name']}", row["age_s"]
+        last = "never succeeded" if age_s is None else f"last succeeded {age_s:.0f} s ago"
+        if row["failure"] is not None:
+            findings.append(warning(name, f"{last}: {row['failure']}", "tried again by itself; mend what it names"))
+        elif age_s is not None and age_s > max(_LATE_JOB_TURNS * row["every_s"], _LATE_JOB_S):
+            findings.append(warning(name, last, "is `flux worker` running, with the same file?"))
+        else:
+            findings.append(ok(name, last))
+    return findings
 
 
 async def check_devices(devices: list[Device], clock: Callable[[], datetime]) -> list[Finding]:

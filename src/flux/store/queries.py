@@ -89,6 +89,18 @@ async def rollup_lag_s(conn: AsyncConnection[Any]) -> float:
     return 0.0 if lag is None else lag.age.total_seconds()
 
 
+async def worker_jobs(conn: AsyncConnection[Any]) -> list[Row]:
+    """What the workers do in the background, by name: ``age_s`` since it last succeeded (None: never yet), ``failure``
+    of its last turn (None: none), ``every_s`` how often it is done."""
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(
+            """SELECT name, every_s, extract(epoch FROM clock_timestamp() - succeeded_at)::float8 AS age_s,
+                      succeeded_at, failed_at, failure
+               FROM flux.worker_jobs ORDER BY name"""
+        )
+        return await cursor.fetchall()
+
+
 def _statement(text: str, kind: Kind, alias: str | None = None) -> sql.Composed:
     names = [(alias, m.name) if alias else (m.name,) for m in kind.metrics]
     columns = sql.SQL(", ").join(sql.Identifier(*name) for name in names)
