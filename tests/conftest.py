@@ -66,6 +66,15 @@ def dsn(admin_dsn: str, template_database: str) -> Iterator[str]:
 
 
 @pytest.fixture
+def two_databases(admin_dsn: str, template_database: str) -> Iterator[tuple[str, str]]:
+    """Two fresh databases with the newest schema: from one into the other."""
+    first, second = (fresh_database(admin_dsn, template_database) for _ in range(2))
+    yield next(first), next(second)
+    for database in (first, second):
+        next(database, None)
+
+
+@pytest.fixture
 def home() -> Iterator[Path]:
     """An empty FLUX_HOME for a test that starts a server of its own."""
     with reachable_folder() as folder:

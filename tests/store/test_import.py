@@ -3,7 +3,6 @@
 import asyncio
 import csv
 import gzip
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection, sql
-from tests.conftest import fresh_database
 from tests.support import NOON, add_device, fetch
 
 from flux.errors import ConflictError, InputError
@@ -296,14 +294,6 @@ READINGS = st.lists(
     max_size=12,
     unique_by=lambda r: (r.device_id, r.time),
 )
-
-
-@pytest.fixture
-def two_databases(admin_dsn: str, template_database: str) -> Iterator[tuple[str, str]]:
-    first, second = (fresh_database(admin_dsn, template_database) for _ in range(2))
-    yield next(first), next(second)
-    for database in (first, second):
-        next(database, None)
 
 
 async def as_stored(conn: AsyncConnection[Any]) -> list[bytes]:

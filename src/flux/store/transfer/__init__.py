@@ -3,6 +3,7 @@
 from flux.store.transfer.export import ExportReport, Source, export_readings, exported_devices
 from flux.store.transfer.files import FileFormat, format_of
 from flux.store.transfer.importing import ImportReport, RejectedRow, import_readings
+from flux.store.transfer.market import export_market, import_market
 from flux.store.transfer.rejects import rejects_file
 from flux.store.transfer.rows import RowSource, open_rows
 
@@ -13,9 +14,11 @@ __all__ = [
     "RejectedRow",
     "RowSource",
     "Source",
+    "export_market",
     "export_readings",
     "exported_devices",
     "format_of",
+    "import_market",
     "import_readings",
     "open_rows",
     "rejects_file",

@@ -73,7 +73,7 @@ class Layout:
     def likely_kind(self, fields: Sequence[Any]) -> str:
         """The kind of a reading whose device is not known: of the columns that are filled, or that there are."""
         for name, columns in self.metrics.items():
-            if any(not _is_missing(fields[column.place]) for column in columns):
+            if any(not is_missing(fields[column.place]) for column in columns):
                 return name
         return next(name for name, columns in self.metrics.items() if columns)
 
@@ -165,7 +165,9 @@ class RowReader:
         kind = KIND_BY_NAME[self.devices.types.get(device) or self.layout.likely_kind(fields)]
         self._check_others_empty(fields, kind)
         values = _values(self.layout.metrics[kind.name], fields)
-        return kind.reading_type(device_id=DeviceId(device), time=self._time(fields[self.layout.time]), **values)
+        return kind.reading_type(
+            device_id=DeviceId(device), time=parse_time(fields[self.layout.time], self.zone), **values
+        )
 
     def _device(self, fields: Sequence[Any]) -> UUID:
         """By id where the registry has it, else by name: a fresh database has given the same devices other ids."""
@@ -191,38 +193,38 @@ class RowReader:
             if other == kind.name:
                 continue
             for column in columns:
-                if not _is_missing(fields[column.place]):
+                if not is_missing(fields[column.place]):
                     detail = f"{column.metric.name} is a {other}'s, the device is a {kind.name}"
                     raise RowError(Reason.WRONG_TYPE, detail)
 
-    def _time(self, value: Any) -> datetime:
-        if isinstance(value, str):
-            try:
-                value = datetime.fromisoformat(value.strip())
-            except ValueError:
-                detail = f"time {value!r} is not like 2026-01-15T12:00:00Z" if value.strip() else "has no time"
-                raise RowError(Reason.IMPOSSIBLE_TIME, detail) from None
-        if not isinstance(value, datetime):
-            raise RowError(Reason.IMPOSSIBLE_TIME, "has no time" if value is None else f"time {value!r} is not a time")
-        return value if value.tzinfo is not None else self._localised(value)
 
-    def _localised(self, wall: datetime) -> datetime:
-        """In UTC; refused where the zone's clock shows that time twice, or never."""
-        if self.zone is None:
-            raise RowError(
-                Reason.IMPOSSIBLE_TIME, f"time {wall.isoformat()} has no offset: write Z or +01:00, or --timezone"
-            )
+def parse_time(value: Any, zone: ZoneInfo | None) -> datetime:
+    """An aware time of text or of a Parquet value; RowError for what is none, or has no offset and no ``zone``."""
+    if isinstance(value, str):
         try:
-            first, second = (wall.replace(tzinfo=self.zone, fold=fold).astimezone(UTC) for fold in (0, 1))
-        except OverflowError:  # the year 1, or 9999
-            raise RowError(Reason.IMPOSSIBLE_TIME, f"time {wall.isoformat()} is out of range") from None
-        if first != second:
-            back = first.astimezone(self.zone).replace(tzinfo=None) == wall
-            times = "comes twice" if back else "does not exist"
-            raise RowError(
-                Reason.IMPOSSIBLE_TIME, f"time {wall.isoformat()} {times} in {self.zone.key}: give its offset"
-            )
-        return first
+            value = datetime.fromisoformat(value.strip())
+        except ValueError:
+            detail = f"time {value!r} is not like 2026-01-15T12:00:00Z" if value.strip() else "has no time"
+            raise RowError(Reason.IMPOSSIBLE_TIME, detail) from None
+    if not isinstance(value, datetime):
+        raise RowError(Reason.IMPOSSIBLE_TIME, "has no time" if value is None else f"time {value!r} is not a time")
+    return value if value.tzinfo is not None else _localised(value, zone)
+
+
+def _localised(wall: datetime, zone: ZoneInfo | None) -> datetime:
+    """In UTC; refused where the zone's clock shows that time twice, or never."""
+    if zone is None:
+        detail = f"time {wall.isoformat()} has no offset: write Z or +01:00, or --timezone"
+        raise RowError(Reason.IMPOSSIBLE_TIME, detail)
+    try:
+        first, second = (wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+    except OverflowError:  # the year 1, or 9999
+        raise RowError(Reason.IMPOSSIBLE_TIME, f"time {wall.isoformat()} is out of range") from None
+    if first != second:
+        back = first.astimezone(zone).replace(tzinfo=None) == wall
+        times = "comes twice" if back else "does not exist"
+        raise RowError(Reason.IMPOSSIBLE_TIME, f"time {wall.isoformat()} {times} in {zone.key}: give its offset")
+    return first
 
 
 def _values(columns: Sequence[MetricColumn], fields: Sequence[Any]) -> dict[str, Any]:
@@ -234,7 +236,7 @@ def _values(columns: Sequence[MetricColumn], fields: Sequence[Any]) -> dict[str,
         try:
             number = float(value)
         except (ValueError, TypeError, OverflowError):
-            if _is_missing(value):
+            if is_missing(value):
                 continue
             raise RowError(Reason.IMPOSSIBLE_VALUE, f"{metric.name} = {value!r} is not a number") from None
         if number != number:  # NaN
@@ -246,5 +248,6 @@ def _values(columns: Sequence[MetricColumn], fields: Sequence[Any]) -> dict[str,
     return values
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Empty, NaN, null or one of the usual words for that."""
     return value is None or value != value or (isinstance(value, str) and value.strip().lower() in _MISSING)
