@@ -127,7 +127,7 @@ def render_sql() -> str:
         if level.source is not None
     ]
     parts += [_render("09_read.sql", METER_METRICS, **_names(level)) for level in LEVELS]
-    parts += [_render(name, METER_METRICS) for name in ("10_refresh.sql", "20_lifecycle.sql")]
+    parts += [_render(name, METER_METRICS) for name in ("10_refresh.sql", "11_views.sql", "20_lifecycle.sql")]
     return "\n".join(parts)
 
 
