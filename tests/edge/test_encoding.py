@@ -1,5 +1,6 @@
 """Readings as bytes: exact, and readable after the metrics have changed."""
 
+import dataclasses
 import struct
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +13,17 @@ from tests.edge.fakes import BESS, START, kept_decision, meter_reading
 
 from flux.control.ledger import PlanText
 from flux.edge.encoding import Layout, RecordCodec, current_layouts
-from flux.model import BESS_METRICS, METER_METRICS, BessReading, DeviceId, MeterReading, MetricKind, Reading
+from flux.model import (
+    BESS_METRICS,
+    METER_METRICS,
+    BessReading,
+    DeviceId,
+    HealthRecord,
+    HealthStatus,
+    MeterReading,
+    MetricKind,
+    Reading,
+)
 
 CODEC = RecordCodec(dict(enumerate(current_layouts(), start=1)))
 
@@ -55,7 +66,9 @@ def test_microseconds_none_and_awkward_floats_survive() -> None:
 
 
 def test_documents_come_back_the_same() -> None:
-    for record in (kept_decision(3), PlanText("abc", '{"bess": ["WLCE-BESS-01"]}')):
+    well = HealthRecord(device_id=DeviceId(UUID(int=7)), time=START, status=HealthStatus.ONLINE)
+    ill = dataclasses.replace(well, status=HealthStatus.OFFLINE, last_successful_poll=START, diagnostics={"error": "x"})
+    for record in (kept_decision(3), PlanText("abc", '{"bess": ["WLCE-BESS-01"]}'), well, ill):
         assert CODEC.decode(CODEC.encode(record)) == record
 
 

@@ -98,6 +98,50 @@ def test_a_device_in_testing_is_reported_once_also_when_the_platform_is_away_at_
     run_virtual(story())
 
 
+def test_a_device_that_failed_is_tested_again_ever_more_rarely_until_it_answers() -> None:
+    async def story() -> None:
+        platform = MemoryPlatform()
+        reporter = StateReporter(platform)
+        running = asyncio.create_task(reporter.run())
+        began = asyncio.get_running_loop().time()
+        tested_after = []
+        for _ in range(6):
+            reporter.failed(device(DeviceState.TESTING), "no answer")
+            reporter.failed(device(DeviceState.TESTING), "no answer")
+            await asyncio.sleep(1)
+            assert platform.states[-1] == (METER, DeviceState.FAILED)
+            reporter.follow([device(DeviceState.FAILED)])
+            reporter.follow([device(DeviceState.FAILED)])
+            count = len(platform.states)
+            while len(platform.states) == count:
+                await asyncio.sleep(1)
+            tested_after.append((asyncio.get_running_loop().time() - began) // 60)
+            began = asyncio.get_running_loop().time()
+            assert platform.states[count:] == [(METER, DeviceState.TESTING)]
+            reporter.follow([device(DeviceState.TESTING)])
+        assert tested_after == [5, 10, 20, 40, 60, 60]
+        reporter.answered(device(DeviceState.TESTING))
+        await asyncio.sleep(1)
+        assert platform.states[-1] == (METER, DeviceState.ACTIVE)
+        running.cancel()
+
+    run_virtual(story())
+
+
+def test_one_that_somebody_sees_to_is_left_to_them() -> None:
+    async def story() -> None:
+        platform = MemoryPlatform()
+        reporter = StateReporter(platform)
+        running = asyncio.create_task(reporter.run())
+        reporter.follow([device(DeviceState.FAILED)])
+        reporter.follow([device(DeviceState.MAINTENANCE)])
+        await asyncio.sleep(7200)
+        assert platform.states == []
+        running.cancel()
+
+    run_virtual(story())
+
+
 def test_a_refused_report_is_not_repeated() -> None:
     class Refusing(MemoryPlatform):
         async def report_state(self, *_arguments: object) -> None:

@@ -121,6 +121,30 @@ async def test_maintenance_ends_control_and_polling_at_once(plant: Plant) -> Non
         await plant.until(lambda: edge.site.devices[device.id].device.state is DeviceState.ACTIVE)
 
 
+async def test_the_health_of_each_device_reaches_the_platform(plant: Plant) -> None:
+    async with plant.edge():
+
+        async def known() -> bool:
+            rows = await plant.rows("SELECT status FROM flux.device_health")
+            return rows == [("online",)] * len(plant.server.devices)
+
+        await plant.until(known)
+
+
+MAINTENANCE = """UPDATE flux.mg_device_registry SET active = false, metadata = jsonb_set(metadata, '{maintenance}',
+    '{"started_at": "2024-01-01T10:00:00Z", "reason": "Firmware upgrade", "expected_duration": "2 hours"}'::jsonb)
+    WHERE name = 'WLCE-BESS-01'"""
+
+
+async def test_maintenance_as_people_write_it_in_sql_ends_control_with_0_kw(plant: Plant) -> None:
+    async with plant.edge():
+        await plant.until(lambda: abs(plant.battery_kw - 40) < 0.1)
+        await plant.db.execute(MAINTENANCE)
+        await plant.until(lambda: abs(plant.battery_kw) < 0.1, within_s=5)
+        query = "SELECT to_state, reason FROM flux.device_events ORDER BY id DESC LIMIT 1"
+        assert await plant.rows(query) == [("maintenance", "Firmware upgrade")]
+
+
 async def test_an_edge_that_starts_and_stops_leaves_a_battery_in_maintenance_alone(plant: Plant) -> None:
     await plant.db.execute(
         "UPDATE flux.mg_device_registry SET active = false, state = 'maintenance' WHERE name = 'WLCE-BESS-01'"

@@ -22,6 +22,7 @@ from flux.cli import (
     edge,
     gaps,
     groups,
+    health,
     market,
     quality,
     readings,
@@ -62,6 +63,7 @@ for _command in (
     serve.serve,
     worker.worker,
     doctor.doctor,
+    health.health,
     backtest.backtest,
 ):
     app.command()(_command)

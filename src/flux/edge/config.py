@@ -64,6 +64,19 @@ class RecordingConfig(_Section):
     About 1 kB each."""
 
 
+class HealthConfig(_Section):
+    """When a device counts as degraded or offline, and how often that is recorded."""
+
+    interval: Interval = timedelta(minutes=5)
+    """How often a device's health is recorded while its status stays."""
+    slow: Interval = timedelta(seconds=1)
+    """A device whose last answer took longer is degraded."""
+    error_share: float = Field(default=0.2, ge=0, le=1)
+    """Of the last 20 polls; a device of which more failed is degraded."""
+    offline_after: Interval = timedelta(minutes=2)
+    """Without an answer for so long a device is offline."""
+
+
 class SiteConfig(_Section):
     """The whole of ``site.yaml``."""
 
@@ -78,6 +91,8 @@ class SiteConfig(_Section):
     """Folder of device templates (``*.yaml``) that the platform does not have; relative to the site file."""
     recording: RecordingConfig = RecordingConfig()
     """What is recorded, and how it is kept until the platform has it."""
+    health: HealthConfig = HealthConfig()
+    """When a device counts as degraded or offline, and how often that is recorded."""
     controller: ControllerPlan | None = None
     """The plan for the batteries, see `docs/control.md`; without one the edge records and controls nothing."""
     shadow_plans: dict[ShadowName, ControllerPlan] = {}

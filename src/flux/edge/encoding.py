@@ -4,19 +4,19 @@ A reading is a header (layout number, device, time in µs, which metrics are pre
 A *layout* names the class and its metrics in order; it is kept beside the bytes, so that readings written before a
 metric was added or moved are still read right. A 25-metric meter reading takes 242 bytes.
 
-What the controller decided, and its plan, are *documents*: layout number 0, then JSON.
+What the controller decided, its plan, and how devices are doing are *documents*: layout number 0, then JSON.
 """
 
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from flux.control.ledger import KeptDecision, PlanText, kept_from_json, kept_to_json
-from flux.model import BessReading, DeviceId, MeterReading, MetricKind, Reading, metrics_of
+from flux.model import BessReading, DeviceId, HealthRecord, HealthStatus, MeterReading, MetricKind, Reading, metrics_of
 
 _HEADER = struct.Struct("<H16sqQ")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -24,7 +24,8 @@ _MICROSECOND = timedelta(microseconds=1)
 _CLASSES: Mapping[str, type[Reading]] = {"bess": BessReading, "meter": MeterReading}
 _DOCUMENT = struct.pack("<H", 0)  # SQLite numbers layouts from 1
 
-Recorded = Reading | KeptDecision | PlanText
+Document = KeptDecision | PlanText | HealthRecord
+Recorded = Reading | Document
 """What the edge keeps until the platform has it."""
 
 
@@ -62,7 +63,7 @@ class RecordCodec:
         self._read = {number: _Reader(layout) for number, layout in layouts.items()}
 
     def encode(self, record: Recorded) -> bytes:
-        if isinstance(record, KeptDecision | PlanText):
+        if isinstance(record, Document):
             return _DOCUMENT + json.dumps(_document(record), separators=(",", ":"), allow_nan=False).encode()
         return self._encode_reading(record)
 
@@ -91,16 +92,44 @@ class RecordCodec:
         return reader.reading(DeviceId(UUID(bytes=device)), _EPOCH + micros * _MICROSECOND, present, values)
 
 
-def _document(record: KeptDecision | PlanText) -> dict[str, Any]:
+def _document(record: Document) -> dict[str, Any]:
     if isinstance(record, PlanText):
         return {"kind": "plan", "hash": record.hash, "body": record.body}
+    if isinstance(record, HealthRecord):
+        return {"kind": "health", **_health_to_json(record)}
     return {"kind": "decision", **kept_to_json(record)}
 
 
-def _record(data: bytes) -> KeptDecision | PlanText:
+def _health_to_json(record: HealthRecord) -> dict[str, Any]:
+    last = record.last_successful_poll
+    return {
+        **{field.name: getattr(record, field.name) for field in fields(record)},
+        "device_id": str(record.device_id),
+        "time": record.time.isoformat(),
+        "last_successful_poll": None if last is None else last.isoformat(),
+    }
+
+
+def _health_from_json(body: Mapping[str, Any]) -> HealthRecord:
+    values = {field.name: body[field.name] for field in fields(HealthRecord) if field.name in body}
+    last = values.get("last_successful_poll")
+    return HealthRecord(
+        **values
+        | {
+            "device_id": DeviceId(UUID(values["device_id"])),
+            "time": datetime.fromisoformat(values["time"]),
+            "status": HealthStatus(values["status"]),
+            "last_successful_poll": None if last is None else datetime.fromisoformat(last),
+        }
+    )
+
+
+def _record(data: bytes) -> Document:
     """ValueError for what is no document; a field that this version does not have is left out."""
     try:
         body = json.loads(data)
+        if body["kind"] == "health":
+            return _health_from_json(body)
         return kept_from_json(body) if body["kind"] == "decision" else _plan_text(body)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not a document of the outbox: {error!r}") from error

@@ -5,7 +5,8 @@ Each of these is a task of its own that waits while the platform is away.
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from time import monotonic
 
 import structlog
@@ -21,6 +22,8 @@ _logger = structlog.get_logger(__name__)
 _RETRY_S = 5.0
 _READ_AGAIN_S = 60.0
 """The registry is read again this often whether or not anybody announced a change."""
+_FIRST_RETEST_S = 300.0
+_LAST_RETEST_S = 3600.0
 _CLOCK_EVERY_S = 300.0
 _CLOCK_TOLERANCE_S = 2.0
 _LONGEST_ROUND_TRIP_S = 1.0
@@ -69,37 +72,79 @@ class RegistryFollower:
             self._saved = snapshot
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    device: Device
+    state: DeviceState
+    reason: str
+
+
 class StateReporter:
-    """Tells the registry when a device in testing has answered its first poll: it becomes active."""
+    """Tells the registry what polls say of devices in testing, and has those that failed tested again.
+
+    One that answered becomes active, one that did not for a while has failed. That one is tested again after 5 minutes,
+    then after twice as long each time, up to an hour.
+    """
 
     def __init__(self, link: PlatformLink, sleep: Sleep = asyncio.sleep) -> None:
         self._link = link
         self._sleep = sleep
         self._reported: set[DeviceId] = set()
-        self._queue: asyncio.Queue[Device] = asyncio.Queue()
+        self._retries: dict[DeviceId, int] = {}
+        self._waiting: dict[DeviceId, asyncio.Task[None]] = {}
+        self._queue: asyncio.Queue[_Seen] = asyncio.Queue()
 
     def answered(self, device: Device) -> None:
         """A poll of ``device`` has succeeded."""
+        self._retries.pop(DeviceId(device.id), None)
+        self._report_once(device, DeviceState.ACTIVE, "it answered a poll")
+
+    def failed(self, device: Device, reason: str) -> None:
+        """A device in testing does not answer."""
+        self._report_once(device, DeviceState.FAILED, reason)
+
+    def _report_once(self, device: Device, state: DeviceState, reason: str) -> None:
         device_id = DeviceId(device.id)
         if device.state is not DeviceState.TESTING:
             self._reported.discard(device_id)
         elif device_id not in self._reported:
             self._reported.add(device_id)
-            self._queue.put_nowait(device)
+            self._queue.put_nowait(_Seen(device, state, reason))
+
+    def follow(self, devices: Sequence[Device]) -> None:
+        """The registry as it is now: who failed is to be tested again in a while, unless somebody sees to it."""
+        failed = {DeviceId(one.id): one for one in devices if one.active and one.state is DeviceState.FAILED}
+        for device_id in self._waiting.keys() - failed.keys():
+            self._waiting.pop(device_id).cancel()
+        for device_id, device in failed.items():
+            self._reported.discard(device_id)
+            if device_id not in self._waiting:
+                self._waiting[device_id] = asyncio.create_task(self._retry_later(device))
+
+    async def _retry_later(self, device: Device) -> None:
+        device_id = DeviceId(device.id)
+        retries = self._retries[device_id] = self._retries.get(device_id, 0) + 1
+        await self._sleep(min(_FIRST_RETEST_S * 2 ** (retries - 1), _LAST_RETEST_S))
+        self._queue.put_nowait(_Seen(device, DeviceState.TESTING, f"test {retries + 1}"))
 
     async def run(self) -> None:
         """Report for ever."""
-        while True:
-            device = await self._queue.get()
-            while not await self._report(device):
-                await self._sleep(_RETRY_S)
+        try:
+            while True:
+                seen = await self._queue.get()
+                while not await self._report(seen):
+                    await self._sleep(_RETRY_S)
+        finally:
+            for task in self._waiting.values():
+                task.cancel()
+            self._waiting.clear()
 
-    async def _report(self, device: Device) -> bool:
+    async def _report(self, seen: _Seen) -> bool:
         """False: the platform is away, and it has to be reported again."""
         try:
-            await self._link.report_state(DeviceId(device.id), DeviceState.ACTIVE, "it answered a poll")
+            await self._link.report_state(DeviceId(seen.device.id), seen.state, seen.reason)
         except (RefusedError, NotFoundError) as error:  # somebody changed it meanwhile; the registry is the truth
-            _logger.info("registry keeps the state that it has", device=device.name, reason=str(error))
+            _logger.info("registry keeps the state that it has", device=seen.device.name, reason=str(error))
         except UnavailableError:
             return False
         return True

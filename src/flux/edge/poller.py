@@ -65,7 +65,7 @@ class DevicePoller:
 
     ``control_interval`` is None for a device that no plan uses. ``record`` is given each reading; ``answered`` is
     called after each poll that succeeded, ``returned`` after the first one that did after others had failed. ``away``
-    is given the words of an alarm when it stops answering, and None with each answer.
+    is given the words of an alarm when it stops answering, and None with each answer; ``outcome`` what each poll gave.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class DevicePoller:
         answered: Callable[[], None] = lambda: None,
         returned: Callable[[], None] = lambda: None,
         away: Callable[[str | None], None] = lambda _text: None,
+        outcome: Callable[[Poll | DeviceError], None] = lambda _outcome: None,
     ) -> None:
         self._driver = driver
         self._recording_interval = recording_interval
@@ -94,6 +95,7 @@ class DevicePoller:
         self._answered = answered
         self._returned = returned
         self._away = away
+        self._outcome = outcome
         self._missed_before = 0
         self._gaps = False
         self._log = _logger.bind(device=driver.device.name)
@@ -146,10 +148,12 @@ class DevicePoller:
             poll = await self._driver.poll(names)
         except DeviceError as error:
             self._went_away(error)
+            self._outcome(error)
             return None
         else:
             self._newest.put(self.name, poll)
             self._came_back(poll)
+            self._outcome(poll)
             return poll
         finally:
             if self.control_interval is not None:

@@ -23,6 +23,7 @@ from flux.edge.background import Background
 from flux.edge.config import SiteFile
 from flux.edge.controlled import ControlledBattery
 from flux.edge.feed import FeedFollower
+from flux.edge.health import HealthRules, HealthWatch
 from flux.edge.learned import LearnedStore
 from flux.edge.lease import ControlLease
 from flux.edge.link import PlatformLink, RegistrySnapshot
@@ -95,6 +96,9 @@ class EdgeRuntime:
             sleep=sleep,
         )
         self._writes_before = WritesBefore()
+        health = config.health
+        rules = HealthRules(health.interval, health.slow, health.error_share, offline_after=health.offline_after)
+        self._health = HealthWatch(rules, self._pool, self.recorder.record, self._reporter.failed, clock)
         self.site = Site(
             config,
             TemplateShelf(site_file.templates_dir),
@@ -105,6 +109,7 @@ class EdgeRuntime:
             clock=clock,
             sleep=sleep,
             answered=self._reporter.answered,
+            polled=self._health.polled,
             stopped=lambda: self._switch.reason,
             withheld=lambda: self._lease.refusal,
             prepare=self._prepare,
@@ -184,6 +189,7 @@ class EdgeRuntime:
         self._switch.heard(snapshot)
         await self._switch.look()
         await self.site.apply(snapshot)
+        self._reporter.follow(snapshot.devices)
 
     async def _stop_changed(self) -> None:
         """A stop began or ended: control hears of it now, not with the next tick, and so does who watches the file."""

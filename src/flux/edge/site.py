@@ -16,7 +16,7 @@ import structlog
 from flux.control.feed import ControlFeed, Outside
 from flux.control.plan import ControllerPlan, plan_hash
 from flux.devices.client import ConnectionPool
-from flux.devices.driver import DeviceDriver, driver_for
+from flux.devices.driver import DeviceDriver, Poll, driver_for
 from flux.devices.template import DeviceTemplate
 from flux.edge.alarms import Alarms
 from flux.edge.background import Background
@@ -31,7 +31,7 @@ from flux.edge.plan_check import Problem, problems_of_plan
 from flux.edge.poller import DevicePoller
 from flux.edge.templates import TemplateShelf
 from flux.edge.ticks import Clock, Sleep
-from flux.model import Device, DeviceState, InputError, NotFoundError
+from flux.model import Device, DeviceError, DeviceState, InputError, NotFoundError
 
 _logger = structlog.get_logger(__name__)
 
@@ -81,6 +81,7 @@ class Site:
         clock: Clock,
         sleep: Sleep = asyncio.sleep,
         answered: Callable[[Device], None] = lambda _device: None,
+        polled: Callable[[Device, Poll | DeviceError], None] = lambda _device, _outcome: None,
         stopped: Callable[[], str | None] = lambda: None,
         withheld: Callable[[], str | None] = lambda: None,
         prepare: Callable[[ControlledBattery], None] = lambda _battery: None,
@@ -101,6 +102,7 @@ class Site:
         self._clock = clock
         self._sleep = sleep
         self._answered = answered
+        self._polled = polled
         self._stopped = stopped
         self._withheld = withheld
         self._prepare = prepare
@@ -280,6 +282,7 @@ class Site:
             answered=lambda: self._answered(one.device),
             returned=one.driver.forget,
             away=partial(self._alarms.set_or_clear, f"{_OFFLINE_ALARM}:{one.device.name}"),
+            outcome=lambda outcome: self._polled(one.device, outcome),
         )
         self._background.start(one.task, poller.run)
         one.poller = poller

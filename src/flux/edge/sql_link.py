@@ -15,12 +15,13 @@ from flux.edge.encoding import Recorded
 from flux.edge.link import LeaseAnswer, PushResult, RegistrySnapshot
 from flux.edge.sql_listener import Listener
 from flux.edge.stops import StopOrder
-from flux.model import Device, DeviceId, DeviceState, FluxError, UnavailableError
+from flux.model import Device, DeviceId, DeviceState, FluxError, HealthRecord, Reading, UnavailableError
 from flux.registry import list_devices, set_state
 from flux.store import ownership
 from flux.store.control_feed import read_feed
 from flux.store.db import connect
 from flux.store.decisions import store_decisions
+from flux.store.health import store_health
 from flux.store.ingest import ingest
 
 _ANSWER_TIMEOUT_S = 30.0
@@ -44,11 +45,14 @@ class SqlLink:
     async def push(self, records: Sequence[Recorded]) -> PushResult:
         decisions = [record for record in records if isinstance(record, KeptDecision)]
         plans = [record for record in records if isinstance(record, PlanText)]
-        readings = [record for record in records if not isinstance(record, KeptDecision | PlanText)]
+        health = [record for record in records if isinstance(record, HealthRecord)]
+        readings = [record for record in records if isinstance(record, Reading)]
         async with self._connection() as conn:
             result = await ingest(conn, readings)
             if decisions or plans:
                 result += await store_decisions(conn, decisions, plans)
+            if health:
+                result += await store_health(conn, health)
         return PushResult(result.stored, result.duplicates, result.rejected)
 
     async def registry(self) -> RegistrySnapshot:
@@ -79,7 +83,7 @@ class SqlLink:
 
     async def report_state(self, device_id: DeviceId, state: DeviceState, reason: str) -> None:
         async with self._connection() as conn:
-            await set_state(conn, device_id, state, trigger="first poll", actor=f"edge {self._site}", reason=reason)
+            await set_state(conn, device_id, state, actor=f"edge {self._site}", reason=reason)
 
     async def acknowledge_stop(self) -> None:
         async with self._connection() as conn:

@@ -23,6 +23,7 @@ from flux.model.devices import (
     parse_metadata,
 )
 from flux.model.durations import Duration, format_duration, parse_duration
+from flux.model.health import HealthRecord, HealthStatus
 from flux.model.market import CommandSource, MarketDataType, MarketValue
 from flux.model.readings import (
     BESS_METRICS,
@@ -63,6 +64,8 @@ __all__ = [
     "DeviceType",
     "Duration",
     "FluxError",
+    "HealthRecord",
+    "HealthStatus",
     "InputError",
     "MarketDataType",
     "MarketValue",

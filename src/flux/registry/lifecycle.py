@@ -40,11 +40,11 @@ async def set_state(
     device_id: DeviceId,
     new_state: DeviceState,
     *,
-    trigger: str,
+    trigger: str | None = None,
     actor: str,
     reason: str | None = None,
 ) -> bool:
-    """Take a device to ``new_state``; False when it is there already.
+    """Take a device to ``new_state``; False when it is there already. ``trigger``: what made it; None: the usual.
 
     Raises :class:`RefusedError` for a change that is not possible.
     """

@@ -107,3 +107,5 @@ COMMENT ON TABLE flux.alerts IS 'What somebody should know: raised while it hold
 COMMENT ON COLUMN flux.alerts.key IS 'What it is about, e.g. failed:<device id>.';
 COMMENT ON COLUMN flux.alerts.times IS 'How often it was raised: one that comes back within 15 minutes is counted here and not told again.';
 COMMENT ON COLUMN flux.alerts.told_at IS 'When the notification went out; null: not yet, or no route takes it.';
+
+COMMENT ON COLUMN flux.device_health.error_count IS 'Failed polls since the last one that succeeded.';
