@@ -31,10 +31,18 @@ relocate: $(STAMP)
 demo: install  ## a simulated site, live, from an empty folder (Ctrl-C stops it)
 	$(PY) -m flux demo
 
-test: install  ## the test suite (under 6 minutes on 2 cores)
+# TimescaleDB for the tests that want it; without node they are skipped, and say so.
+.PHONY: timescale
+timescale:
+	@if command -v npm >/dev/null; then \
+	  test tests/timescale/node_modules/.package-lock.json -nt tests/timescale/package-lock.json || npm ci --silent --no-fund --no-audit --prefix tests/timescale \
+	    || echo "npm ci failed: the tests on TimescaleDB are skipped"; \
+	else echo "npm is not installed: the tests on TimescaleDB are skipped"; fi
+
+test: install timescale  ## the test suite (under 6 minutes on 2 cores)
 	$(PY) -m pytest -n $(JOBS)
 
-test-long: install  ## what takes longer: kill loops, fuzzing, soak
+test-long: install timescale  ## what takes longer: kill loops, fuzzing, soak
 	$(PY) -m pytest -m long --timeout 1800 -n $(JOBS)
 
 lint: install  ## ruff

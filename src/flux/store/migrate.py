@@ -74,7 +74,7 @@ def migrate(dsn: str) -> MigrationReport:
         _make_schema(connection)
         before = _version(connection)
         _refuse_newer(before)
-        _run_migrations(dsn)
+        _run_migrations(connection)
         columns = _add_columns(connection)
         objects = _apply_repeatable(connection)
         _close_to_public(connection)
@@ -177,8 +177,8 @@ def _close_to_public(connection: psycopg.Connection[Any]) -> None:
         connection.execute("REVOKE ALL ON ALL ROUTINES IN SCHEMA flux FROM PUBLIC")
 
 
-def _run_migrations(dsn: str) -> None:
-    """Imports are inside: alembic and SQLAlchemy cost 30 MB that only a migration needs."""
+def _run_migrations(connection: psycopg.Connection[Any], target: str = "head") -> None:
+    """On the connection that holds the lock; imports are inside: alembic and SQLAlchemy cost 30 MB, only here."""
     import sqlalchemy
     from alembic.config import Config
     from alembic.runtime.environment import EnvironmentContext
@@ -190,13 +190,14 @@ def _run_migrations(dsn: str) -> None:
     config.set_main_option("path_separator", "os")
     script = ScriptDirectory.from_config(config)
     engine = sqlalchemy.create_engine(
-        "postgresql+psycopg://", creator=lambda: connect_sync(dsn), poolclass=sqlalchemy.NullPool
+        "postgresql+psycopg://", creator=lambda: connection, poolclass=sqlalchemy.StaticPool
     )
-    context = EnvironmentContext(config, script, fn=lambda revision, _: script._upgrade_revs("head", revision))
+    context = EnvironmentContext(config, script, fn=lambda revision, _: script._upgrade_revs(target, revision))
+    connection.autocommit = False  # each migration is a transaction of its own
     try:
-        with context, engine.connect() as connection:
+        with context, engine.connect() as engine_connection:
             context.configure(
-                connection=connection,
+                connection=engine_connection,
                 version_table=_VERSION_TABLE,
                 version_table_schema="flux",
                 transaction_per_migration=True,
@@ -207,6 +208,10 @@ def _run_migrations(dsn: str) -> None:
         if error.orig is None:
             raise
         raise error.orig from None  # the driver's own error: callers know psycopg, and nothing of SQLAlchemy
+    finally:
+        if not connection.closed:
+            connection.rollback()
+            connection.autocommit = True
 
 
 def _missing_columns(connection: psycopg.Connection[Any]) -> list[tuple[str, Metric]]:
