@@ -8,12 +8,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.analysis.kit import MARKET, START, plan_of, setting_of
 
+from flux.analysis.backtest import Backtest
 from flux.analysis.flows import Flow, Series, split_flows
+from flux.analysis.known import DEFAULT_DELAY, released_after
 from flux.analysis.optimum import Optimum, OptimumInputs, optimum
+from flux.analysis.tariff import parse_tariff
 from flux.analysis.timeline import Timeline
+from flux.config import YamlDocument
 from flux.control.parts import BatteryConfig, SiteConfig
+from flux.devices.simulator.profiles import SyntheticLoad, SyntheticSolar
 from flux.errors import InputError
+from flux.model import SETTLEMENT_PERIOD
 
 LONDON = ZoneInfo("Europe/London")
 HOUR = timedelta(hours=1)
@@ -299,3 +306,43 @@ def test_no_course_costs_less(seed: int, low: float) -> None:
         flows = split_flows(inputs.load_kwh, inputs.solar_kwh, *some_course(inputs, generator))
         cost = sum(float((kwh * rates[flow]).sum()) for flow, kwh in flows.items()) / 1000
         assert found.cost <= cost + 1e-6
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_no_backtest_costs_less(seed: int) -> None:
+    """Modes that follow the market, on random prices; the same physics and the same tariff."""
+    generator = np.random.default_rng(seed)
+    count = 3 * 48
+    prices, niv = generator.normal(120, 120, count), generator.normal(0, 300, count)
+    releases = tuple(
+        released_after(DEFAULT_DELAY, START + n * SETTLEMENT_PERIOD, float(prices[n]), float(niv[n]))
+        for n in range(count)
+    )
+    rates = """\
+rates:
+  import: [{name: energy, market: imbalance, factor: 1.1}, {name: fee, price: 20}]
+  export: [{name: energy, market: imbalance, factor: -0.9}]
+"""
+    tariff = parse_tariff(YamlDocument(rates, "tariff.yaml"))
+    load, solar = SyntheticLoad(mean_kw=40, timezone=LONDON), SyntheticSolar(peak_kw=60)
+    setting = setting_of(load=load, solar=solar, releases=releases, end=START + count * SETTLEMENT_PERIOD)
+    outcome = Backtest("plan", plan_of(MARKET), setting, tariff).run()
+    assert outcome.money is not None
+    assert outcome.hours_over_import_limit == outcome.hours_over_export_limit == 0
+    found = optimum(
+        OptimumInputs(
+            timeline=outcome.timeline,
+            battery=outcome.battery,
+            site=outcome.site,
+            load_kwh=outcome.load_kwh,
+            solar_kwh=outcome.solar_kwh,
+            rates=outcome.money.rated.flow,
+            start_soe_kwh=outcome.course.start_soe_kwh,
+            zone=LONDON,
+            time_limit_s=2.0,
+        )
+    )
+    assert found.bound is not None
+    assert found.cost_without == pytest.approx(outcome.money.total_without)
+    assert outcome.cycles > 0.5, "a battery that does nothing proves nothing"
+    assert found.bound <= found.cost + 1e-9 <= outcome.money.total

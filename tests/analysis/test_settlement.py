@@ -213,8 +213,8 @@ async def test_counters_that_fell_are_told(db: Conn) -> None:
     await price(db, START, END)
     found = await settled(db, "RESTARTED", "CORRECTED")
     minor, serious = told(found, Grade.MINOR), told(found, Grade.SERIOUS)
-    assert any("energy_imported_active fell" in text and "taken for a restart" in text for text in minor)
-    assert any("fell" in text and "nothing was counted: somebody should look" in text for text in serious)
+    assert any("energy_imported_active went from" in text and "taken for a restart" in text for text in minor)
+    assert any("went from" in text and "nothing was counted: somebody should look" in text for text in serious)
 
 
 async def test_check_meters_that_disagree(db: Conn) -> None:

@@ -401,7 +401,7 @@ def _told(inputs: OptimumInputs, charge: Series, discharge: Series, gap: float |
         timeline=inputs.timeline,
         charge_kwh=charge,
         discharge_kwh=discharge,
-        soe_kwh=inputs.start_soe_kwh + np.cumsum(inputs.battery.charge_efficiency * charge - discharge),
+        soe_kwh=_soe(inputs, charge, discharge),
         flows=flows,
         costs=costs,
         cost_without=float(_without_battery(inputs).sum()),
@@ -412,6 +412,12 @@ def _told(inputs: OptimumInputs, charge: Series, discharge: Series, gap: float |
         capacity_kwh=inputs.battery.capacity_kwh,
     )
     return found if gap is None else replace(found, bound=found.cost - gap / _KWH_PER_MWH)
+
+
+def _soe(inputs: OptimumInputs, charge: Series, discharge: Series) -> Series:
+    """Stored at the end of each step, without what sums leave behind of rounding."""
+    stored = inputs.start_soe_kwh + np.cumsum(inputs.battery.charge_efficiency * charge - discharge)
+    return np.clip(stored, 0.0, inputs.battery.capacity_kwh)
 
 
 def _without_battery(inputs: OptimumInputs) -> Series:

@@ -59,7 +59,7 @@ class HalfHour:
 
 @dataclass(frozen=True, slots=True)
 class CounterEvent:
-    """A counter fell at ``time``, and was taken for ``kind``; ``step`` kWh were counted, None: none."""
+    """A counter fell, or leapt, at ``time``, and was taken for ``kind``; ``step`` kWh were counted, None: none."""
 
     device_id: UUID
     counter: str

@@ -127,15 +127,15 @@ def _of_counters(facts: Facts, meter: SettledMeter) -> Iterator[Notice]:
     for event in facts.events:
         if event.device_id != meter.device_id:
             continue
-        fell = f"{event.counter} fell from {event.good_value:,.2f} to {event.value:,.2f} at {_local(event.time)}"
+        went = f"{event.counter} went from {event.good_value:,.2f} to {event.value:,.2f} at {_local(event.time)}"
         if event.needs_review:
             state = (
                 "it is not decided yet" if event.kind == "undecided" else "nothing was counted: somebody should look"
             )
-            yield Notice(Grade.SERIOUS, meter.name, f"{fell}; {state}")
+            yield Notice(Grade.SERIOUS, meter.name, f"{went}; {state}")
         else:
             counted = "" if event.step is None else f", {event.step:,.2f} kWh counted"
-            yield Notice(Grade.MINOR, meter.name, f"{fell}: taken for a {event.kind}{counted}")
+            yield Notice(Grade.MINOR, meter.name, f"{went}: taken for a {event.kind}{counted}")
     for marks in facts.marks:
         if marks.device_id == meter.device_id:
             values = "value" if marks.count == 1 else "values"

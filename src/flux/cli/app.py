@@ -24,6 +24,7 @@ from flux.cli import (
     groups,
     health,
     market,
+    optimum,
     quality,
     readings,
     report,
@@ -65,6 +66,7 @@ for _command in (
     doctor.doctor,
     health.health,
     backtest.backtest,
+    optimum.optimum,
 ):
     app.command()(_command)
 devices.app.command("scan")(scan.scan)

@@ -2,20 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flux.cli.history import HistoryFiles, duration, local_instant
 from flux.errors import InputError
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
-    from zoneinfo import ZoneInfo
-
     from flux.analysis.backtest import Progress
-    from flux.analysis.history import History
     from flux.analysis.outcome import Outcome
 
 
@@ -57,14 +53,14 @@ def backtest(
     from flux.control.plan import load_plan
 
     plans = [load_plan(path) for path in plan]
-    zone, length = plans[0].zone, _duration(step, "--step")
-    span = _instant(first, zone, "--from"), _instant(end, zone, "--to")
+    zone, length = plans[0].zone, duration(step, "--step")
+    span = local_instant(first, zone, "--from"), local_instant(end, zone, "--to")
     check_span(*span, length)
     for path, endings in ((out, (".csv", ".parquet")), (report, (".html",))):
         if path is not None and path.suffix not in endings:
             raise InputError(f"{path}: must end with {' or '.join(endings)}")
-    files = _Files(
-        load, solar, prices or [], load_scale, solar_scale, price_unit, _duration(known_after, "--known-after")
+    files = HistoryFiles(
+        load, solar, prices or [], load_scale, solar_scale, price_unit, duration(known_after, "--known-after")
     )
     history = files.history(site, span, zone)
     rates = load_tariff(tariff) if tariff else history.tariff
@@ -76,60 +72,6 @@ def backtest(
         outcomes = run_all(backtests, progress)
     _write(outcomes, out, report)
     _print(outcomes, as_json)
-
-
-@dataclass(frozen=True)
-class _Files:
-    """The files and figures of the command line."""
-
-    load: str | None
-    solar: str | None
-    prices: list[Path]
-    load_scale: float
-    solar_scale: float
-    price_unit: str
-    known_after: "timedelta"
-
-    def history(self, site: str | None, span: "tuple[datetime, datetime]", zone: "ZoneInfo") -> "History":
-        """What the files give, and what the store gives for ``site`` where there is no file."""
-        from flux.analysis.history import History, PriceUnit, load_profile, read_releases, solar_profile
-
-        del span
-        if self.load is None and site is None:
-            raise InputError("--load is missing: a CSV file or a mean in kW; or --site, to take it from the store")
-        try:
-            unit = PriceUnit(self.price_unit)
-        except ValueError:
-            raise InputError(f"--price-unit {self.price_unit}: one of {', '.join(PriceUnit)}") from None
-        return History(
-            load=load_profile(self.load or "0", self.load_scale, zone),
-            solar=solar_profile(self.solar or "0", self.solar_scale, zone),
-            releases=read_releases(self.prices, unit, self.known_after),
-        )
-
-
-def _instant(text: str, zone: "ZoneInfo", option: str) -> "datetime":
-    """A local day means its midnight; a time without an offset is local too."""
-    from datetime import UTC, datetime
-
-    from flux.control.periods import instant_of
-
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
-        raise InputError(f"{option} {text}: write it like 2024-01-01 or 2024-01-01T12:00Z") from None
-    if instant.tzinfo is not None:
-        return instant.astimezone(UTC)
-    return instant_of(instant.date(), instant.hour * 3600 + instant.minute * 60 + instant.second, zone)
-
-
-def _duration(text: str, option: str) -> "timedelta":
-    from flux.model import parse_duration
-
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise InputError(f"{option}: {error}") from None
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
