@@ -200,6 +200,8 @@ def test_costs_are_those_of_the_plain_recomputation(outcome: Outcome, plain: Rec
     assert money.earned == pytest.approx(plain.without_gbp - plain.cost_gbp, abs=1e-6)
     assert math.isclose(plain.without_gbp - plain.cost_gbp, money.earned)
     assert money.earned > 100
+    assert outcome.perfect is not None
+    assert 0.3 < (outcome.perfect.share or 0.0) < 1
 
 
 def test_the_site_and_the_month_are_the_real_ones(data: Path, outcome: Outcome) -> None:

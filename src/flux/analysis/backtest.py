@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -16,6 +17,9 @@ from flux.analysis.tariff import Tariff
 from flux.control.plan import ControllerPlan
 from flux.errors import FluxError, InputError
 from flux.model import SETTLEMENT_PERIOD, format_duration, period_start
+
+_WORTH_A_PROCESS = 20_000
+"""Decisions of all backtests: about a second of work."""
 
 Progress = Callable[[int, float], None]
 """The number of the backtest, and the share of it that is done (0 to 1)."""
@@ -50,16 +54,27 @@ def check_span(start: datetime, end: datetime, step: timedelta) -> None:
         raise InputError(f"the span ends at {end.astimezone(UTC):%Y-%m-%dT%H:%MZ}, and does not begin before that")
 
 
-def run_all(backtests: Sequence[Backtest], progress: Progress = lambda _number, _share: None) -> list[Outcome]:
-    """Run each in a process of its own, as many at once as there are cores; one alone runs here."""
-    if len(backtests) == 1:
-        return [backtests[0].run(lambda share: progress(0, share))]
+def run_all(
+    backtests: Sequence[Backtest],
+    progress: Progress = lambda _number, _share: None,
+    *,
+    processes: int | None = None,
+) -> list[Outcome]:
+    """Run each in a process of its own, ``processes`` at once (default: as many as there are cores).
+
+    One alone runs here, and so do several that are done sooner than processes have started.
+    """
+    if processes is None:
+        decisions = sum((one.setting.end - one.setting.start) // one.setting.step for one in backtests)
+        processes = (os.cpu_count() or 1) if len(backtests) > 1 and decisions > _WORTH_A_PROCESS else 1
+    if processes == 1:
+        return [one.run(partial(progress, number)) for number, one in enumerate(backtests)]
     found: dict[int, Outcome] = {}
     waiting = iter(enumerate(backtests))
     running: dict[Connection, _Worker] = {}
     try:
         while len(found) < len(backtests):
-            while len(running) < (os.cpu_count() or 1) and (job := next(waiting, None)) is not None:
+            while len(running) < processes and (job := next(waiting, None)) is not None:
                 worker = _Worker.start(*job)
                 running[worker.pipe] = worker
             for pipe in wait(list(running)):

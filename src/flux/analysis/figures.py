@@ -26,6 +26,10 @@ def _money(runs: Sequence[Summary]) -> list[Row]:
         ("with it", [pounds(cost, "total") for cost in costs]),
         ("earned by the battery", [pounds(cost, "earned") for cost in costs]),
     ]
+    perfect = [run["perfect"] for run in runs]
+    if any(perfect):
+        rows.append(("the most that could be earned", [pounds(best, "earned") for best in perfect]))
+        rows.append(("earned of that", [percent(best["share"]) if best else _NONE for best in perfect]))
     return [("Cost, £ (− income)", []), *rows]
 
 

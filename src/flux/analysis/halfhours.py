@@ -36,7 +36,7 @@ def half_hour_columns(outcome: Outcome) -> dict[str, Sequence[Any] | Series]:
         **{name: outcome.half_hours(values) for name, values in sums.items()},
         "soe_kwh": outcome.soe_kwh[each - 1 :: each],
         "peak_import_kw": outcome.highest_import_kw.reshape(-1, each).max(axis=1),
-        "mode": _longest_modes(outcome, each),
+        "mode": longest_modes(outcome, each),
         "price_gbp_mwh": outcome.prices[::each],
     }
     if outcome.money is not None:
@@ -47,7 +47,8 @@ def half_hour_columns(outcome: Outcome) -> dict[str, Sequence[Any] | Series]:
     return columns
 
 
-def _longest_modes(outcome: Outcome, each: int) -> list[str]:
+def longest_modes(outcome: Outcome, each: int) -> list[str]:
+    """The mode that held longest in each half hour of ``each`` steps; ``idle``: none did."""
     codes = np.frombuffer(outcome.course.mode, dtype=np.intc).reshape(-1, each)
     counts = np.stack([(codes == code).sum(axis=1) for code in range(len(outcome.course.modes))])
     return [outcome.course.modes[code] or "idle" for code in counts.argmax(axis=0)]

@@ -115,9 +115,11 @@ def _releases(path: Path, unit: PriceUnit, delay: timedelta) -> Iterator[Release
     for number, row in enumerate(rows, start=2):
         if not row:
             continue
+        if len(row) < len(header):
+            raise InputError(f"{path}:{number}: has {len(row)} cells, its header {len(header)}")
         try:
             yield _release(row, places, unit, delay)
-        except (ValueError, IndexError) as error:
+        except ValueError as error:
             raise InputError(f"{path}:{number}: {error}") from None
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flux.analysis.flows import Flow, Series, split_flows
+from flux.analysis.optimum import OptimumInputs, optimum
 from flux.analysis.rating import RatedSteps, daily_charges, rate_steps
 from flux.analysis.simulate import Course, Setting
 from flux.analysis.tariff import Market, Tariff
@@ -58,6 +59,18 @@ def total_of(parts: Mapping[Flow, Series]) -> float:
     return float(sum(np.nansum(part) for part in parts.values()))
 
 
+@dataclass(frozen=True, slots=True)
+class Perfect:
+    """What a battery could have earned that had known everything, half hour by half hour; £, + cost."""
+
+    cost: float
+    """Nothing that the site could do costs less; daily charges included, as in ``Money.total``."""
+    earned: float
+    cycles: float
+    share: float | None
+    """What the plan earned of it; None where there was nothing to earn."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """A course on its timeline. Energies in kWh of each step at the site's meters; powers in kW."""
@@ -78,6 +91,7 @@ class Outcome:
     prices: Series
     """£/MWh, what is settled by; nan where missing."""
     money: Money | None = None
+    perfect: Perfect | None = None
 
     @cached_property
     def soe_kwh(self) -> Series:
@@ -194,13 +208,42 @@ def prices_on(timeline: Timeline, prices: Mapping[datetime, float]) -> Series:
 
 
 def priced(outcome: Outcome, tariff: Tariff) -> Outcome:
-    """The outcome with what it cost by ``tariff``, and what the site would have cost without its battery."""
+    """The outcome with what it cost by ``tariff``, what its site costs with no battery, and what was there to earn."""
     rated = rate_steps(tariff, outcome.timeline, {Market.IMBALANCE: outcome.prices})
     nothing = np.zeros(outcome.timeline.count)
     without = split_flows(outcome.load_kwh, outcome.solar_kwh, nothing, nothing)
     daily = daily_charges(tariff, outcome.timeline.start, outcome.timeline.end)
     money = Money(rated, rated.costs(outcome.flows), rated.costs(without), daily)
-    return replace(outcome, money=money)
+    return replace(outcome, money=money, perfect=_perfect(outcome, tariff, money))
+
+
+def _perfect(outcome: Outcome, tariff: Tariff, money: Money) -> Perfect | None:
+    """The upper bound, on half hours: what load, sun and battery do within one can cost no less than their means.
+
+    It ends with at least what the plan ended with. None where the market's prices are not all known.
+    """
+    if np.isnan(outcome.prices).any() and tariff.markets:
+        return None
+    battery, course, each = outcome.battery, outcome.course, SETTLEMENT_PERIOD // outcome.timeline.step
+    timeline = replace(outcome.timeline, step=SETTLEMENT_PERIOD, count=outcome.timeline.count // each)
+    left_kwh = min(course.soe_kwh[-1], battery.soe_max_kwh)
+    best = optimum(
+        OptimumInputs(
+            timeline=timeline,
+            battery=battery,
+            site=outcome.site,
+            load_kwh=outcome.half_hours(outcome.load_kwh),
+            solar_kwh=outcome.half_hours(outcome.solar_kwh),
+            rates=rate_steps(tariff, timeline, {Market.IMBALANCE: outcome.prices[::each]}).flow,
+            start_soe_kwh=course.start_soe_kwh,
+            end_soe_kwh=left_kwh if left_kwh >= battery.soe_min_kwh else None,
+            zone=outcome.zone,
+        )
+    )
+    cost = best.cost if best.bound is None else best.bound
+    total = cost + sum(money.daily.values())
+    earned = money.total_without - total
+    return Perfect(total, earned, best.cycles, money.earned / earned if earned > 0 else None)
 
 
 def unpriced_half_hours(outcome: Outcome) -> int:

@@ -1,5 +1,6 @@
 """An outcome in figures: one plain mapping for JSON, tables and pages. Every key says its unit."""
 
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -35,6 +36,7 @@ def summary_of(outcome: Outcome) -> dict[str, Any]:
             "hours_over_export_limit": outcome.hours_over_export_limit,
         },
         "costs_gbp": None if outcome.money is None else _costs(outcome.money),
+        "perfect": None if outcome.perfect is None else asdict(outcome.perfect),
         "hours_by_mode": outcome.mode_hours(),
         "hours_by_limit": outcome.limit_hours(),
         "months": months_of(outcome),

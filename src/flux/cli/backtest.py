@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -49,6 +49,7 @@ def backtest(
     Example: `flux backtest --plan a.yaml --plan b.yaml --from 2024-01-01 --to 2024-02-01 --site WLCE --report ab.html`
     """
     from flux.analysis.backtest import Backtest, check_span, run_all
+    from flux.analysis.summary import summary_of
     from flux.analysis.tariff import load_tariff
     from flux.control.plan import load_plan
 
@@ -70,8 +71,9 @@ def backtest(
     ]
     with _progress([one.name for one in backtests], quiet=as_json) as progress:
         outcomes = run_all(backtests, progress)
-    _write(outcomes, out, report)
-    _print(outcomes, as_json)
+    summaries = [summary_of(outcome) for outcome in outcomes]
+    _write(outcomes, summaries, out, report)
+    _print(outcomes, summaries, as_json)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -100,7 +102,9 @@ def _progress(names: Sequence[str], *, quiet: bool) -> "Iterator[Progress]":
         yield lambda number, share: bars.update(tasks[number], completed=share)
 
 
-def _write(outcomes: "Sequence[Outcome]", out: Path | None, report: Path | None) -> None:
+def _write(
+    outcomes: "Sequence[Outcome]", summaries: "Sequence[dict[str, Any]]", out: Path | None, report: Path | None
+) -> None:
     from flux.analysis.halfhours import half_hour_columns, write_half_hours
 
     for outcome in outcomes:
@@ -108,13 +112,17 @@ def _write(outcomes: "Sequence[Outcome]", out: Path | None, report: Path | None)
             path = out if len(outcomes) == 1 else out.with_stem(f"{out.stem}-{outcome.name}")
             write_half_hours(path, half_hour_columns(outcome))
             typer.echo(f"{path}: every half hour of {outcome.name}", err=True)
-    del report
+    if report is not None:
+        from flux.analysis.report import report_page
+
+        try:
+            report.write_text(report_page(outcomes, summaries), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{report}: {error.strerror}") from None
+        typer.echo(f"{report}: the report", err=True)
 
 
-def _print(outcomes: "Sequence[Outcome]", as_json: bool) -> None:
-    from flux.analysis.summary import summary_of
-
-    summaries = [summary_of(outcome) for outcome in outcomes]
+def _print(outcomes: "Sequence[Outcome]", summaries: "Sequence[dict[str, Any]]", as_json: bool) -> None:
     if as_json:
         import json
 
