@@ -55,12 +55,23 @@ class Plant:
     def battery_kw(self) -> float:
         return self.server.site.battery("WLCE-BESS-01").power_kw
 
-    def edge(self, plan: str = PLAN, recording: str = "1s", home: Path | None = None) -> EdgeRuntime:
-        """An edge; one with another ``home`` is like one on another host."""
+    def edge(
+        self, plan: str = PLAN, recording: str = "1s", home: Path | None = None, link: Switch | None = None
+    ) -> EdgeRuntime:
+        """An edge; one with another ``home`` is like one on another host.
+
+        One with a ``link`` of its own never waits longer than half a second for its next try.
+        """
+
+        async def soon(seconds: float) -> None:
+            await asyncio.sleep(min(seconds, 0.5))
+
         home = home or self.home
         path = self.write_site_file(plan, recording, home)
         platform = self.dsn if home == self.home else f"{self.dsn} from {home}"
-        return EdgeRuntime(load_site_file(path), self.link, home, platform=platform)
+        if link is None:
+            return EdgeRuntime(load_site_file(path), self.link, home, platform=platform)
+        return EdgeRuntime(load_site_file(path), link, home, platform=platform, sleep=soon)
 
     def write_site_file(self, plan: str = PLAN, recording: str = "1s", home: Path | None = None) -> Path:
         for old, new in FAST.items():

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection
 from tests.edge.conftest import PLAN
-from tests.edge.plant import Plant, running_plant
+from tests.edge.plant import Plant, Switch, running_plant
 
+from flux.devices import template as templates
 from flux.devices.codec import encode
 from flux.devices.simulator import SimulatedSite
 from flux.devices.template import builtin_template
 from flux.edge.runtime import EdgeRuntime
+from flux.edge.sql_link import SqlLink
 from flux.edge.stopping import SiteControl, resume_site, stop_site
 from flux.edge.ticks import system_clock
 from flux.model import UnavailableError
@@ -173,6 +175,41 @@ async def test_a_lease_that_was_given_back_goes_to_the_next(plant: Plant, tmp_pa
         assert "control_lease" not in alarms(edge)
     rows = await plant.rows("SELECT token FROM flux.control_leases")
     assert rows == [(2,)]
+
+
+async def test_a_holder_that_was_cut_off_alone_is_not_joined_and_gives_way_on_its_return(
+    plant: Plant, tmp_path: Path
+) -> None:
+    """Its lease has run out and another edge has it: never two masters, and nobody has to come."""
+    for folder in (plant.home, other_home := tmp_path / "other host"):
+        impatient_template(folder)
+    plan = "templates_dir: templates\n" + PLAN
+    cut_off = Switch(SqlLink("WLCE", lambda: plant.dsn))
+    async with plant.edge(plan, link=cut_off) as first:
+        await controls(plant)
+        cut_off.away = True
+        await plant.rows("UPDATE flux.control_leases SET expires_at = to_timestamp(0) RETURNING 1")
+        async with plant.edge(plan, home=other_home, link=Switch(SqlLink("WLCE", lambda: plant.dsn))) as second:
+            await plant.until(lambda: f"other_master:{BESS}" in alarms(second))
+            assert second.site.controller is not None
+            (battery,) = second.site.controller.batteries
+            assert battery.last_command is None, "not a word to a battery that another edge commands"
+            assert "is still at 40.0 kW by the command of another edge" in str(battery.waits)
+            assert abs(plant.battery_kw - 40) < 0.5, "the first goes on, as through any outage"
+            cut_off.away = False
+            await plant.until(lambda: "is with another edge" in alarms(first).get("control_lease", ""))
+            await plant.until(lambda: battery.last_command is not None)
+            await controls(plant)
+            assert f"other_master:{BESS}" not in alarms(second)
+            assert first.site.controller is not None
+            assert "is with another edge" in str(first.site.controller.withheld)
+
+
+def impatient_template(folder: Path) -> None:
+    """The package's own with a command timeout of 2 s."""
+    text = (Path(templates.__file__).parent / "templates" / "tesla_powerpack.yaml").read_text()
+    (folder / "templates").mkdir(parents=True)
+    (folder / "templates" / "tesla_powerpack.yaml").write_text(text.replace("value: 30}", "value: 2}"))
 
 
 async def test_an_edge_without_any_lease_commands_nothing_while_the_platform_is_away(plant: Plant) -> None:

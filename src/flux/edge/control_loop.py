@@ -186,7 +186,8 @@ class SiteController:
     def withheld(self) -> str | None:
         """Why nothing is sent at all."""
         others = [f"{b.name} is commanded by somebody else: {b.other_master}" for b in self.batteries if b.other_master]
-        return self._withheld() or ("; ".join(others) if len(others) == len(self.batteries) else None)
+        waiting = "; ".join(battery.waits for battery in self.batteries if battery.waits is not None)
+        return self._withheld() or waiting or ("; ".join(others) if len(others) == len(self.batteries) else None)
 
     @property
     def stop_acknowledged(self) -> bool:

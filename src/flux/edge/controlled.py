@@ -123,6 +123,8 @@ class ControlledBattery:
         self._set_up_again_at: datetime | None = None
         self.last_command: AcknowledgedCommand | None = None
         self.other_master: str | None = None
+        self.waits: str | None = None
+        self._waits_since: datetime | None = None
         self.writes = DailyCount()
         self._recent = RecentCommands()
         self._following = Following(
@@ -144,6 +146,7 @@ class ControlledBattery:
         self.other_master, self.writes = other.other_master, other.writes
         self._recent, self._others = other._recent, other._others
         self._energy = other._energy
+        self.waits, self._waits_since = other.waits, other._waits_since
 
     @property
     def timeout(self) -> timedelta | None:
@@ -230,6 +233,7 @@ class ControlledBattery:
         """Compare what the newest polls show with what it was told, and raise or clear its alarms."""
         poll = self._newest.get(self.name)
         last = self.last_command
+        self._look_whether_it_rests(poll, state, now)
         if last is None or self.other_master is not None or self._timed_out(now):
             self._energy.forget()
             return
@@ -250,6 +254,29 @@ class ControlledBattery:
         found = next((problem for problem in problems if problem is not None), None)
         if found is not None and self.other_master is None:
             self.hold(found)
+
+    def wait_for_rest(self, now: datetime) -> None:
+        """Another edge commanded it until now, and may still do so: nothing is sent before it rests."""
+        if self.in_force(now) is None and self._waits_since is None:
+            self._waits_since = now
+            self.waits = f"{self.name} was commanded by another edge, and is looked at first"
+
+    def _look_whether_it_rests(self, poll: Poll | None, state: BatteryState, now: datetime) -> None:
+        """One that nobody commands any more rests by its own timeout; one that shows no power can't be waited for."""
+        since, key = self._waits_since, f"other_master:{self.name}"
+        if since is None or poll is None or poll.time <= since:
+            return
+        target = poll.values.get("target_power")
+        shown_kw = target if isinstance(target, int | float) else None if state.power is None else state.power.value
+        if shown_kw is None or abs(shown_kw) <= _SURELY_KW:
+            self._waits_since = self.waits = None
+            self._tell(key, None)
+            return
+        self.waits = (
+            f"{self.name} is still at {shown_kw:.1f} kW by the command of another edge; it is waited for its rest"
+        )
+        if self.timeout is not None and now - since > 2 * self.timeout:
+            self._tell(key, f"{self.name} is commanded by somebody else: it does not rest, at {shown_kw:.1f} kW")
 
     def hold(self, found: str) -> None:
         """Somebody else commands it: nothing is sent to it until :meth:`release`."""

@@ -2,6 +2,9 @@
 
 The holder renews it while it is connected and goes on without when the platform is away. What the platform said last
 is kept on disk, so that an edge that is started while the platform is away knows whether it may command.
+
+A holder that alone is cut off from the platform goes on as well, and after five minutes another edge may get its lease.
+That one is told that it took over (``took_over``), and commands nothing before the batteries rest.
 """
 
 import asyncio
@@ -39,17 +42,20 @@ class ControlLease:
         alarms: Alarms,
         *,
         wanted: Callable[[], bool] = lambda: True,
+        took_over: Callable[[], None] = lambda: None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._link = link
         self._path = state_dir / LEASE_FILE
         self._alarms = alarms
         self._wanted = wanted
+        self._took_over = took_over
         self._sleep = sleep
         self._host = socket.gethostname()
         self._holder: str | None = None
         self._granted = False
-        self._saved: tuple[str, bool] | None = None
+        self._token: int | None = None
+        self._saved: tuple[str, bool, int | None] | None = None
         self._refusal: str | None = "the platform has not given this edge the control lease yet"
 
     @property
@@ -62,7 +68,8 @@ class ControlLease:
         try:
             body = json.loads(self._path.read_text(encoding="utf-8"))
             self._holder, self._granted = str(body["holder"]), body["granted"] is True
-            self._saved = (self._holder, self._granted)
+            self._token = body.get("token")
+            self._saved = (self._holder, self._granted, self._token)
         except (OSError, ValueError, KeyError, TypeError) as error:
             if not isinstance(error, FileNotFoundError):
                 _logger.warning("the control lease on disk can't be read, it is asked for anew", error=str(error))
@@ -79,6 +86,11 @@ class ControlLease:
             self._granted, self._refusal = False, str(error)
         else:
             self._granted = answer.granted
+            if answer.granted and answer.token != self._token:
+                if answer.token > 1:
+                    _logger.info("the control lease was taken over from another edge", token=answer.token)
+                    self._took_over()
+                self._token = answer.token
             who = f"another edge, on {answer.host} ({answer.holder.rpartition(' ')[2]})"
             self._refusal = f"the control lease of the site is with {who}; this edge records only"
         self._alarms.set_or_clear(_ALARM, self.refusal)
@@ -104,13 +116,14 @@ class ControlLease:
     def _save(self) -> None:
         """A disk that refuses is told once; the platform will say it again."""
         assert self._holder is not None  # noqa: S101 - asked for before it is saved
-        state = (self._holder, self._granted)
+        state = (self._holder, self._granted, self._token)
         if state == self._saved:
             return
         draft = self._path.with_name(self._path.name + ".new")
+        body = {"holder": self._holder, "granted": self._granted, "token": self._token}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps({"holder": self._holder, "granted": self._granted}) + "\n", encoding="utf-8")
+            draft.write_text(json.dumps(body) + "\n", encoding="utf-8")
             draft.replace(self._path)
         except OSError as error:
             self._alarms.set("control_lease_file", f"{self._path}: {error.strerror}")

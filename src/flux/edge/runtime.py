@@ -85,7 +85,14 @@ class EdgeRuntime:
         self._clock_check = ClockCheck(link, alarms, clock, sleep)
         self.recorder = Recorder(self._outbox, alarms, recording.memory_readings, sleep)
         self.uploader = Uploader(self.recorder, link, alarms, recording.largest_batch, sleep=sleep)
-        self._lease = ControlLease(link, self._state_dir, alarms, wanted=lambda: self.site.has_plan, sleep=sleep)
+        self._lease = ControlLease(
+            link,
+            self._state_dir,
+            alarms,
+            wanted=lambda: self.site.has_plan,
+            took_over=self._took_over,
+            sleep=sleep,
+        )
         self._switch = StopSwitch(
             self._state_dir,
             link,
@@ -99,6 +106,8 @@ class EdgeRuntime:
         health = config.health
         rules = HealthRules(health.interval, health.slow, health.error_share, offline_after=health.offline_after)
         self._health = HealthWatch(rules, self._pool, self.recorder.record, self._reporter.failed, clock)
+        self._after_another = False
+        self._clock = clock
         self.site = Site(
             config,
             TemplateShelf(site_file.templates_dir),
@@ -178,9 +187,17 @@ class EdgeRuntime:
         except (UnavailableError, TimeoutError):  # what it said last counts; the uploader's alarm tells of it
             return
 
+    def _took_over(self) -> None:
+        """The edge that had the control lease before may not know yet that it lost it."""
+        self._after_another = True
+        for battery in self.site.controller.batteries if self.site.controller else ():
+            battery.wait_for_rest(self._clock())
+
     def _prepare(self, battery: ControlledBattery) -> None:
         """What an earlier run knew of a battery."""
         self._writes_before.carry_to(battery)
+        if self._after_another:
+            battery.wait_for_rest(self._clock())
         found = self._switch.other_masters.get(battery.name)
         if found is not None and battery.other_master is None:
             battery.hold(found)
