@@ -28,6 +28,7 @@ BENCHMARKS = (
     "queries",
     "transfer",
     "scaling",
+    "scan",
 )
 
 

@@ -92,3 +92,19 @@ def test_what_cannot_be_meant(run: Run, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         run("readings", "import", tmp_path / "none.csv")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_market_data_out_and_in_again(run: Run, tmp_path: Path) -> None:
+    prices = tmp_path / "prices.csv"
+    prices.write_text("time,type,value\n2026-01-15T12:00Z,imbalance_price,80\n2026-01-15T12:30Z,3,90.5\n")
+    told = run("market", "load", prices)
+    assert (told.exit_code, told.stdout) == (0, f"{prices}: 2 rows: stored 2, stored before 0, rejected 0\n")
+    file = tmp_path / "all.parquet"
+    assert run("market", "export", "--type", "imbalance_price", "-o", file).stdout.startswith(f"{file}: 2 values, ")
+    assert "stored 0, stored before 2" in run("market", "load", file).stdout
+    prices.write_text("time,type,value\n2026-01-15T12:00Z,99,80\n")
+    told = run("market", "load", prices)
+    assert (told.exit_code, told.stderr.startswith("line 2: unknown_type: there is no market data type '99'")) == (
+        1,
+        True,
+    )

@@ -24,6 +24,7 @@ from flux.cli import (
     groups,
     health,
     market,
+    market_files,
     optimum,
     quality,
     readings,
@@ -70,6 +71,8 @@ for _command in (
 ):
     app.command()(_command)
 devices.app.command("scan")(scan.scan)
+market.app.command()(market_files.export)
+market.app.command()(market_files.load)
 readings.app.command("export")(transfer.export_readings)
 readings.app.command("import")(transfer.import_readings)
 for _name, _group in (

@@ -120,7 +120,7 @@ async def run_import(
     identity = None if device is None else (await get_device(conn, device)).id
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(transfer.open_rows(file))
-        rejected = _teller(source)
+        rejected = teller(source)
         if rejects is not None:
             rejected = stack.enter_context(transfer.rejects_file(rejects, source.header, force=force))
         shown = stack.enter_context(progress_bar(f"importing {file.name}", source.total))
@@ -135,7 +135,7 @@ async def run_import(
         )
 
 
-def _teller(source: "RowSource") -> Any:
+def teller(source: "RowSource") -> Any:
     """Tells the first rejected rows on stderr."""
     from itertools import count
 
@@ -148,7 +148,14 @@ def _teller(source: "RowSource") -> Any:
     return tell
 
 
-def print_report(file: Path, report: "ImportReport", rejects: Path | None, *, err: bool = False) -> None:
+def print_report(
+    file: Path,
+    report: "ImportReport",
+    rejects: Path | None,
+    *,
+    err: bool = False,
+    kept: str | None = "what could be kept waits in `flux readings rejected`",
+) -> None:
     """One line, and one more where rows were rejected."""
     rejected = report.rejected.total()
     typer.echo(
@@ -159,7 +166,7 @@ def print_report(file: Path, report: "ImportReport", rejects: Path | None, *, er
     if rejected:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in report.rejected.most_common())
         where = f"they are in {rejects}" if rejects else "--rejects FILE writes them to a file"
-        typer.echo(f"rejected: {reasons}; {where}; what could be kept waits in `flux readings rejected`", err=err)
+        typer.echo("; ".join(part for part in (f"rejected: {reasons}", where, kept) if part), err=err)
 
 
 def zone_named(name: str | None) -> "ZoneInfo | None":
