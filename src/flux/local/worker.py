@@ -11,7 +11,7 @@ from flux.local.jobs import Connection, Job, run_jobs, run_once
 from flux.local.market_jobs import market_jobs
 from flux.local.supervisor import stopped
 from flux.local.worker_config import WorkerConfig
-from flux.registry import refresh_alerts, run_due_windows
+from flux.registry import archive_decommissioned, refresh_alerts, run_due_windows
 from flux.registry.notify import AppriseSender, load_notifications, tell
 from flux.store import lifecycle, rollups
 
@@ -33,9 +33,13 @@ def jobs_of(settings: Settings) -> tuple[Job, ...]:
     async def drop_old(conn: Connection) -> None:
         await lifecycle.retention_turn(conn, settings.archive)
 
+    async def archive(conn: Connection) -> None:
+        await archive_decommissioned(conn, settings.archive or settings.home / "archive", _now())
+
     return (
         Job("rollups", 2.0, rollups.refresh, alone=False),
         Job("retention", 3600.0, drop_old),
+        Job("archive", 60.0, archive),
         Job("maintenance", 20.0, maintain),
         Job("alerts", 10.0, alert),
         Job("notifications", 10.0, notify),

@@ -2,6 +2,7 @@
 
 from flux.registry.acting import acting
 from flux.registry.alerts import list_alerts, refresh_alerts
+from flux.registry.archive import archive_decommissioned
 from flux.registry.devices import (
     NewDevice,
     add_device,
@@ -47,6 +48,7 @@ __all__ = [
     "add_device",
     "add_member",
     "apply_template",
+    "archive_decommissioned",
     "cancel_window",
     "changes_by",
     "create_group",

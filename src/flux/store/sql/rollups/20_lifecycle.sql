@@ -53,6 +53,16 @@ BEGIN
     IF of_table NOT IN ('mg_meter_readings', 'mg_bess_readings') THEN
         RETURN NULL;
     END IF;
+    SELECT min(r.name) INTO example
+    FROM unnest(flux.devices_in(of_table, piece_start, piece_end)) u(id)
+    JOIN flux.mg_device_registry r ON r.id = u.id AND r.state = 'decommissioned'
+    WHERE NOT EXISTS (
+        SELECT FROM flux.device_archives a WHERE a.device_id = r.id AND a.to_time >= CASE of_table
+            WHEN 'mg_meter_readings' THEN (SELECT max(m.time) FROM flux.mg_meter_readings m WHERE m.device_id = r.id AND m.time < piece_end)
+            ELSE (SELECT max(b.time) FROM flux.mg_bess_readings b WHERE b.device_id = r.id AND b.time < piece_end) END);
+    IF example IS NOT NULL THEN
+        RETURN format('readings of %s, which was decommissioned, are not archived yet', example);
+    END IF;
     SELECT count(*), min(r.name) INTO waiting, example
     FROM unnest(flux.devices_in(of_table, piece_start, piece_end)) u(id)
     JOIN flux.mg_device_registry r ON r.id = u.id
