@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from html import escape
 from itertools import groupby
-from math import floor, log10
 from zoneinfo import ZoneInfo
 
-from flux.control.colours import GRID, INK, MODE_COLOURS, OTHER_COLOUR
+from flux.charts.parts import GRID, LEFT, RIGHT, TOP, WIDTH, Scale, page
+from flux.control.colours import MODE_COLOURS, OTHER_COLOUR
 from flux.edge.day import DayPoint
 
-_WIDTH, _LEFT, _RIGHT, _TOP = 980, 64, 28, 54
 _GAP = 30
 _MOST_POINTS = 720
 
@@ -52,21 +51,15 @@ def draw_day(points: Sequence[DayPoint], zone: ZoneInfo, title: str) -> str:
     begin = points[0].time.replace(minute=0, second=0, microsecond=0)
     canvas = _Canvas(begin, points[-1].time, zone)
     thinned = list(points[:: max(1, -(-len(points) // _MOST_POINTS))])
-    y, parts = _TOP, list[str]()
-    bottom = _TOP + sum(panel.height + _GAP for panel in panels) - _GAP
-    parts += canvas.bands(points, _TOP, bottom)
-    parts += canvas.hours(_TOP, bottom)
+    y, parts = TOP, list[str]()
+    bottom = TOP + sum(panel.height + _GAP for panel in panels) - _GAP
+    parts += canvas.bands(points, TOP, bottom)
+    parts += canvas.hours(TOP, bottom)
     for panel in panels:
         parts += canvas.panel(panel, thinned, y)
         y += panel.height + _GAP
     legend, height = _legend(points, bottom + 36)
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
-        f'font-family="sans-serif" font-size="12" fill="{INK}">'
-    )
-    background = f'<rect width="{_WIDTH}" height="{height}" fill="#fff"/>'
-    name = f'<title>{escape(title)}</title><text x="{_LEFT}" y="22" font-size="15">{escape(title)}</text>'
-    return "\n".join([head, background, name, *parts, *legend, "</svg>"]) + "\n"
+    return page(title, height, [*parts, *legend])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +72,7 @@ class _Canvas:
 
     def x(self, instant: datetime) -> float:
         share = (instant - self.start) / (self.end - self.start)
-        return round(_LEFT + share * (_WIDTH - _LEFT - _RIGHT), 1)
+        return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
 
     def bands(self, points: Sequence[DayPoint], top: int, bottom: int) -> Iterator[str]:
         """A rectangle for each stretch in which one mode took effect."""
@@ -95,7 +88,7 @@ class _Canvas:
         """A line for every second hour of the local day, counted from its start."""
         instant = self.start
         while instant <= self.end + timedelta(minutes=5):
-            x = min(self.x(instant), _WIDTH - _RIGHT)
+            x = min(self.x(instant), WIDTH - RIGHT)
             label = f"{instant.astimezone(self.zone):%H:%M}"
             yield f'<path d="M{x} {top}V{bottom}" stroke="{GRID}"/>'
             yield f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{label}</text>'
@@ -104,31 +97,32 @@ class _Canvas:
     def panel(self, panel: Panel, points: Sequence[DayPoint], top: int) -> Iterator[str]:
         """Scale, grid and lines."""
         values = [v for series in panel.series for v in map(series.value, points) if v is not None]
-        scale = _Scale.of([*values, 0.0], top, panel.height)
-        right = _WIDTH - _RIGHT
+        scale = Scale.of(values, panel.height)
+        bottom = top + panel.height
+        right = WIDTH - RIGHT
         for mark in scale.marks():
-            y, width = scale.y(mark), 1.4 if mark == 0 else 0.7
-            yield f'<path d="M{_LEFT} {y}H{right}" stroke="{GRID}" stroke-width="{width}"/>'
-            yield f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{mark:g}</text>'
-        yield f'<text x="{_LEFT}" y="{top - 7}">{panel.unit}</text>'
+            y, width = round(bottom - scale.at(mark), 1), 1.4 if mark == 0 else 0.7
+            yield f'<path d="M{LEFT} {y}H{right}" stroke="{GRID}" stroke-width="{width}"/>'
+            yield f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{mark:g}</text>'
+        yield f'<text x="{LEFT}" y="{top - 7}">{panel.unit}</text>'
         for number, series in enumerate(panel.series):
-            yield from self._line(series, points, scale)
+            yield from self._line(series, points, scale, bottom)
             if len(panel.series) > 1:
-                x = _LEFT + 90 + 170 * number
+                x = LEFT + 90 + 170 * number
                 yield f'<path d="M{x} {top - 11}h22" stroke="{series.colour}" stroke-width="2"/>'
                 yield f'<text x="{x + 28}" y="{top - 7}">{series.name}</text>'
 
-    def _line(self, series: Series, points: Sequence[DayPoint], scale: "_Scale") -> Iterator[str]:
+    def _line(self, series: Series, points: Sequence[DayPoint], scale: Scale, bottom: int) -> Iterator[str]:
         """A path for each stretch without gaps; a value holds until the next."""
         for known, group in groupby(points, key=lambda point: series.value(point) is not None):
             if known:
-                yield f'<path d="{self._steps(series, group, scale)}" fill="none" stroke="{series.colour}"/>'
+                yield f'<path d="{self._steps(series, group, scale, bottom)}" fill="none" stroke="{series.colour}"/>'
 
-    def _steps(self, series: Series, points: Iterable[DayPoint], scale: "_Scale") -> str:
+    def _steps(self, series: Series, points: Iterable[DayPoint], scale: Scale, bottom: int) -> str:
         path, last = "", None
         for point in points:
             value = series.value(point)
-            y = scale.y(0.0 if value is None else value)
+            y = round(bottom - scale.at(0.0 if value is None else value), 1)
             x = self.x(point.time)
             if not path:
                 path = f"M{x:g} {y:g}"
@@ -136,32 +130,6 @@ class _Canvas:
                 path += f"H{x:g}V{y:g}"
             last, end = y, x
         return f"{path}H{end:g}" if path else ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    """Values from bottom to top, with round marks."""
-
-    low: float
-    high: float
-    step: float
-    top: int
-    height: int
-
-    @classmethod
-    def of(cls, values: Sequence[float], top: int, height: int) -> "_Scale":
-        low, high = min(values), max(values)
-        rough = max(high - low, 1e-6) / max(2, height // 40)
-        unit = 10.0 ** floor(log10(rough))
-        step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough)
-        return cls(floor(low / step) * step, -floor(-high / step) * step, step, top, height)
-
-    def y(self, value: float) -> float:
-        return round(self.top + self.height * (self.high - value) / (self.high - self.low), 1)
-
-    def marks(self) -> list[float]:
-        count = round((self.high - self.low) / self.step)
-        return [round(self.low + number * self.step, 9) for number in range(count + 1)]
 
 
 def _stretches(points: Sequence[DayPoint]) -> Iterator[tuple[str | None, tuple[datetime, datetime]]]:
@@ -175,11 +143,11 @@ def _stretches(points: Sequence[DayPoint]) -> Iterator[tuple[str | None, tuple[d
 def _legend(points: Sequence[DayPoint], top: int) -> tuple[list[str], int]:
     """The colours of the modes that took effect; and how high the picture is with them."""
     modes = sorted({point.mode for point in points if point.mode is not None})
-    x, y, parts = _LEFT, top, list[str]()
+    x, y, parts = LEFT, top, list[str]()
     for mode in modes:
         width = 30 + 7 * len(mode)
-        if x + width > _WIDTH - _RIGHT:
-            x, y = _LEFT, y + 20
+        if x + width > WIDTH - RIGHT:
+            x, y = LEFT, y + 20
         colour = MODE_COLOURS.get(mode, OTHER_COLOUR)
         parts.append(f'<rect x="{x}" y="{y - 10}" width="14" height="12" fill="{colour}" fill-opacity="0.6"/>')
         parts.append(f'<text x="{x + 20}" y="{y}">{escape(mode)}</text>')
