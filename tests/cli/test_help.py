@@ -26,7 +26,20 @@ HEAVY = (
     "highspy",
     "structlog",
 )
-ROOMS = ("model", "config", "control", "devices", "store", "registry", "edge", "analysis", "api", "local")
+ROOMS = (
+    "model",
+    "config",
+    "charts",
+    "control",
+    "devices",
+    "market",
+    "store",
+    "registry",
+    "edge",
+    "analysis",
+    "api",
+    "local",
+)
 
 
 def commands() -> Iterator[tuple[str, ...]]:

@@ -4,6 +4,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from psycopg import AsyncConnection
 from tests.support import NOON, add_device, bess_reading, fetch
 
@@ -24,6 +26,18 @@ def market(
 ) -> MarketValue:
     known_at = NOON + (minute if known is None else known) * MINUTE
     return MarketValue(type=type, time=NOON + minute * MINUTE, value=value, known_at=known_at, site=site)
+
+
+async def battery_in(db: Conn, *readings: tuple[float, float, int]) -> DeviceId:
+    """The same inside a transaction, which ingest will not have."""
+    device = await add_device(db, "WLCE-BESS-01", "bess")
+    await db.execute("SELECT flux.ensure_partitions('flux.mg_bess_readings', %s, %s)", (NOON, NOON))
+    for at, kw, source in readings:
+        await db.execute(
+            "INSERT INTO flux.mg_bess_readings (device_id, time, target_power, command_source) VALUES (%s, %s, %s, %s)",
+            (device, NOON + at * MINUTE, kw, source),
+        )
+    return device
 
 
 async def battery(db: Conn, *readings: tuple[float, float, int]) -> DeviceId:
@@ -64,6 +78,34 @@ async def test_a_sites_own_value_goes_before(db: Conn, as_then: bool) -> None:
     await add_device(db, "N", site="HMCE")
     await upsert(db, [market(3, 0, 50), market(3, 0, 70, site="WLCE"), market(3, 0, 90, site="HMCE")])
     assert await joined(db, device, as_then=as_then) == [(5, 70)]
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    values=st.lists(st.tuples(st.integers(-2, 3), st.integers(0, 100), st.integers(-9, 9)), unique_by=lambda v: v[:2]),
+    now=st.integers(0, 90),
+    later=st.lists(st.tuples(st.integers(-2, 3), st.integers(1, 60), st.integers(-9, 9)), max_size=8),
+)
+async def test_nothing_known_later_changes_what_was_seen_then(
+    db: Conn, values: list[tuple[int, int, int]], now: int, later: list[tuple[int, int, int]]
+) -> None:
+    """Readings until ``now`` are joined; then whatever becomes known after it, of any time; they see the same."""
+    seen = []
+    async with db.transaction(force_rollback=True):
+        device = await battery_in(db, *((minute, 10, 1) for minute in range(0, 91, 10)))
+        await upsert(db, [market(3, 30 * half, value, known=known) for half, known, value in values if known <= now])
+        for _ in range(2):
+            seen.append([row for row in await joined(db, device, as_then=True) if row[0] <= now])
+            await upsert(db, [market(3, 30 * half, value, known=now + after) for half, after, value in later])
+        assert seen[0] == seen[1]
+        in_force = {minute: _plainly(values, minute, now) for minute, _ in seen[0]}
+        assert dict(seen[0]) == in_force
+
+
+def _plainly(values: list[tuple[int, int, int]], minute: float, now: int) -> float | None:
+    """The value of the half hour that holds ``minute``, stated last of those known by then."""
+    known = [v for v in values if v[1] <= min(minute, now) and v[0] == minute // 30]
+    return float(max(known, key=lambda v: v[1])[2]) if known else None
 
 
 async def test_a_type_says_how_long_its_values_hold(db: Conn) -> None:

@@ -5,7 +5,9 @@ import random
 from datetime import datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
+from alembic import op
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection
@@ -13,6 +15,7 @@ from tests.support import NOON, add_device, fetch
 
 from flux.errors import ConflictError, InputError, NotFoundError
 from flux.model import MarketDataType, MarketValue
+from flux.store import migrate as migrate_module
 from flux.store.db import connect
 from flux.store.market import UpsertResult, add_data_type, data_type, market_history, market_values, summary, upsert
 
@@ -202,6 +205,35 @@ async def test_two_writers_at_once_add_a_value_once(db: Conn, dsn: str) -> None:
                 assert not second.done()
         assert (await second).written == 0
     assert len(await market_history(db, PRICE, NOON, NOON + timedelta(minutes=1))) == 1
+
+
+def test_what_was_there_before_there_was_a_history_is_known_since_then(
+    empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Schema 0004 with market data in it: nothing is lost, and nothing is known before the upgrade."""
+    real = migrate_module.run_migration_file
+
+    def fill_before(name: str) -> None:
+        if name.startswith("0005"):
+            connection = op.get_bind().connection.driver_connection
+            assert connection is not None
+            connection.execute(
+                "INSERT INTO flux.market_data (time, type, value) VALUES (%s, 3, 50), (%s, 2, 40)", (NOON, NOON)
+            )
+            connection.execute(
+                "INSERT INTO flux.market_data_history (time, type, value, known_at) VALUES (%s, 2, 40, %s)",
+                (NOON, NOON),
+            )
+        real(name)
+
+    monkeypatch.setattr(migrate_module, "run_migration_file", fill_before)
+    migrate_module.migrate(empty_dsn)
+    with psycopg.connect(empty_dsn) as connection:
+        rows = connection.execute("SELECT type, value, known_at FROM flux.market_data_history ORDER BY type").fetchall()
+        kept = connection.execute("SELECT type, value, known_at FROM flux.market_data ORDER BY type").fetchall()
+    assert rows == kept
+    assert [row[:2] for row in rows] == [(2, 40), (3, 50)]
+    assert rows[0][2] == NOON < rows[1][2]
 
 
 # ── Types ────────────────────────────────────────────────────────────────────────────────────────────────────────────
