@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from flux.cli import control_faults, control_ledger, control_picture, control_stop, control_told
+from flux.cli import control_faults, control_ledger, control_picture, control_push, control_stop, control_told
 from flux.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ for _command in (control_ledger.log, control_ledger.why, control_ledger.compare,
 app.command()(control_ledger.rejected)
 app.command()(control_faults.faults)
 app.command()(control_picture.picture)
+app.command()(control_push.push)
+app.command()(control_push.withdraw)
 app.add_typer(control_told.schedule_app, name="schedule")
 app.add_typer(control_told.envelope_app, name="envelope")
 
@@ -34,14 +36,20 @@ PlanFile = Annotated[Path, typer.Argument(help="site.yaml, or a file with its co
 
 
 @app.command()
-def check(plan: PlanFile) -> None:
+def check(
+    plan: PlanFile,
+    site: Annotated[
+        str | None, typer.Option("--site", help="Check the devices too, against this site's in the registry.")
+    ] = None,
+) -> None:
     """Check a plan; what is wrong is told with file, line, key and value, and the exit code is 2.
 
-    Example: `flux control check site.yaml`
+    Example: `flux control check site.yaml --site WLCE`
     """
+    from flux.cli.control_push import checked_plan
     from flux.control.plan import load_plan, plan_hash
 
-    loaded = load_plan(plan)
+    loaded = load_plan(plan) if site is None else checked_plan(plan, site)
     modes = ", ".join(mode.mode for mode in loaded.modes) or "none, the battery idles"
     typer.echo(f"{plan}: the plan is valid ({plan_hash(loaded)})")
     typer.echo(f"controls {', '.join(loaded.bess)} by {loaded.site_meter}; modes, highest priority first: {modes}")

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from flux.config import YamlDocument, load_yaml
 from flux.control.plan import ControllerPlan, load_plan, parse_plan
+from flux.errors import InputError
 from flux.model import Duration, SiteCode
 
 DEFAULT_DATABASE_URL_ENV = "FLUX_DATABASE_URL"
@@ -108,6 +109,11 @@ class SiteFile:
     document: YamlDocument
     path: Path
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The site file and those that it names: a change of any is a change of it."""
+        return files_of(self.path)
+
     def state_dir(self, home: Path) -> Path:
         """Where this edge keeps its state."""
         if self.config.state_dir is None:
@@ -126,6 +132,17 @@ def load_site_file(path: Path) -> SiteFile:
     shadows = _shadow_plans(document, plan, path)
     config = document.parse(SiteConfig)
     return SiteFile(config.model_copy(update={"controller": plan, "shadow_plans": shadows}), document, path)
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """A site file and the plans that it names, whether or not it can be used; itself alone where it is no YAML."""
+    try:
+        data = load_yaml(path).data
+    except InputError:
+        return (path,)
+    section = data.get(_SHADOWS) if isinstance(data, dict) else None
+    named = section.values() if isinstance(section, dict) else ()
+    return (path, *(path.parent / one for one in named if isinstance(one, str)))
 
 
 def _shadow_plans(document: YamlDocument, live: ControllerPlan | None, path: Path) -> dict[str, ControllerPlan]:

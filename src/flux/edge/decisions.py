@@ -24,6 +24,7 @@ _logger = structlog.get_logger(__name__)
 
 Record = Callable[[Sequence[Recorded]], None]
 
+SHADOW_ALARM = "shadow_plan"
 _DEVICE_FAULTS = {
     "command": "not_acknowledged",
     "read_back": "read_back",
@@ -109,7 +110,7 @@ class ShadowPlan:
 
     def __init__(self, name: str, plan: ControllerPlan, live: ControllerPlan, ledger: PlanLedger) -> None:
         self.name = name
-        self._plan = plan
+        self.plan = plan
         self._step = live.interval
         self._ledger = ledger
         self._memory = Memory()
@@ -117,7 +118,7 @@ class ShadowPlan:
     def decide(self, state: CycleState) -> None:
         """Decide on ``state`` and keep that."""
         mine = replace(state, memory=self._memory, step=state.step or self._step)
-        decision = decide(self._plan, mine)
+        decision = decide(self.plan, mine)
         self._memory = decision.memory
         self._ledger.note(mine, decision)
 
@@ -138,16 +139,28 @@ class Decisions:
     ) -> None:
         self._alarms = alarms
         self._plan = plan
-        self._made_for = (plan, dict(shadows), device_id)
+        self._device_id = device_id
+        self._record = record
         self._live = PlanLedger(LIVE, plan, device_id, record)
+        self._shadows: list[ShadowPlan] = []
+        self.change_shadows(shadows)
+
+    def fits(self, plan: ControllerPlan, device_id: DeviceId) -> bool:
+        """Whether this may go on: the same plan for the same battery."""
+        return (self._plan, self._device_id) == (plan, device_id)
+
+    def change_shadows(self, shadows: Mapping[str, ControllerPlan]) -> None:
+        """Let these decide from now on; one that is as it was goes on with what it has begun."""
+        known = {shadow.name: shadow for shadow in self._shadows}
+        for name in known.keys() - shadows.keys():
+            self._alarms.clear(f"{SHADOW_ALARM}:{name}")
         self._shadows = [
-            ShadowPlan(name, shadow, plan, PlanLedger(name, shadow, device_id, record))
-            for name, shadow in shadows.items()
+            known[name] if name in known and known[name].plan == plan else self._new_shadow(name, plan)
+            for name, plan in shadows.items()
         ]
 
-    def fits(self, plan: ControllerPlan, shadows: Mapping[str, ControllerPlan], device_id: DeviceId) -> bool:
-        """Whether this may go on: the same plans for the same battery."""
-        return self._made_for == (plan, dict(shadows), device_id)
+    def _new_shadow(self, name: str, plan: ControllerPlan) -> ShadowPlan:
+        return ShadowPlan(name, plan, self._plan, PlanLedger(name, plan, self._device_id, self._record))
 
     def observe(
         self, state: CycleState, decision: Decision, withheld: str | None, commands: Sequence[BatteryCommand], /
@@ -156,7 +169,7 @@ class Decisions:
         faults = faults_of(self._alarms, self._plan)
         self._guarded("ledger", lambda: self._live.note(state, decision, faults, withheld, commands))
         for shadow in self._shadows:
-            self._guarded(f"shadow_plan:{shadow.name}", partial(shadow.decide, state))
+            self._guarded(f"{SHADOW_ALARM}:{shadow.name}", partial(shadow.decide, state))
 
     def _guarded(self, key: str, work: Callable[[], None]) -> None:
         try:

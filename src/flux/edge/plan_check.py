@@ -3,15 +3,50 @@
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from uuid import UUID
 
-from flux.control.plan import ControllerPlan
+from flux.config import YamlDocument
+from flux.control.plan import ControllerPlan, section_of
+from flux.devices.client import ConnectionPool
+from flux.devices.driver import driver_for
 from flux.devices.template import DeviceTemplate
-from flux.model import Device, DeviceType
+from flux.edge.link import RegistrySnapshot
+from flux.edge.templates import TemplateShelf
+from flux.edge.ticks import Clock, system_clock
+from flux.model import Device, DeviceType, InputError, NotFoundError
 
 Problem = tuple[tuple[str | int, ...], str]
 """Where in the plan, and what is wrong."""
 
 _STEPS_PER_TIMEOUT = 2
+
+
+def sort_devices(
+    snapshot: RegistrySnapshot, shelf: TemplateShelf, clock: Clock
+) -> tuple[dict[UUID, tuple[Device, DeviceTemplate]], dict[str, str]]:
+    """The devices that can be talked to, by id, and for the names of the others why not."""
+    usable: dict[UUID, tuple[Device, DeviceTemplate]] = {}
+    unusable: dict[str, str] = {}
+    for device in snapshot.devices:
+        try:
+            template = shelf.template_of(device, snapshot.templates)
+            driver_for(device, template, ConnectionPool(), clock)  # what it refuses, it refuses here
+            usable[device.id] = (device, template)
+        except (InputError, NotFoundError) as error:
+            unusable[device.name] = str(error)
+    return usable, unusable
+
+
+def check_devices(
+    document: YamlDocument, plan: ControllerPlan, site: str, snapshot: RegistrySnapshot, shelf: TemplateShelf
+) -> None:
+    """InputError, a line for each problem, when ``plan`` of ``document`` does not fit the registry's devices."""
+    usable, unusable = sort_devices(snapshot, shelf, system_clock)
+    templates = {device.name: template for device, template in usable.values()}
+    at = section_of(document)
+    problems = problems_of_plan(plan, site, snapshot.devices, templates, unusable)
+    if lines := [str(document.error((*at, *path), text)) for path, text in problems]:
+        raise InputError("\n".join(lines))
 
 
 def problems_of_plan(

@@ -85,7 +85,7 @@ class DevicePoller:
         outcome: Callable[[Poll | DeviceError], None] = lambda _outcome: None,
     ) -> None:
         self._driver = driver
-        self._recording_interval = recording_interval
+        self.recording_interval = recording_interval
         self.control_interval = control_interval
         self._newest = newest
         self._record = record
@@ -124,7 +124,7 @@ class DevicePoller:
             await self._poll(self._driver.control_names)
 
     async def _poll_and_record(self, due_at: datetime) -> None:
-        give_up_at = due_at + self._recording_interval / _LAST_RETRY_SHARE
+        give_up_at = due_at + self.recording_interval / _LAST_RETRY_SHARE
         while (poll := await self._poll(None)) is None:
             if self._clock() + self._retry_after >= give_up_at:
                 self.health.missed += 1
@@ -139,7 +139,7 @@ class DevicePoller:
 
     @property
     def _retry_after(self) -> timedelta:
-        pause = max(self._recording_interval / _FIRST_RETRY_SHARE, _SHORTEST_RETRY)
+        pause = max(self.recording_interval / _FIRST_RETRY_SHARE, _SHORTEST_RETRY)
         return pause if self.control_interval is None else min(pause, self.control_interval)
 
     async def _poll(self, names: Collection[str] | None) -> Poll | None:

@@ -95,6 +95,10 @@ class Recorder:
         """Readings that would be lost if the process were killed now."""
         return len(self._memory.entries)
 
+    def change_memory_limit(self, limit: int) -> None:
+        """From the next reading on."""
+        self._memory.limit = limit
+
     def record(self, readings: Sequence[Recorded]) -> None:
         """Take ``readings``; returns at once."""
         self.recorded += sum(isinstance(one, Reading) for one in readings)

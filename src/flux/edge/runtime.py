@@ -20,7 +20,7 @@ import structlog
 from flux.devices.client import ConnectionPool
 from flux.edge.alarms import Alarms
 from flux.edge.background import Background
-from flux.edge.config import SiteFile
+from flux.edge.config import RecordingConfig, SiteFile
 from flux.edge.controlled import ControlledBattery
 from flux.edge.feed import FeedFollower
 from flux.edge.health import HealthRules, HealthWatch
@@ -124,7 +124,14 @@ class EdgeRuntime:
             prepare=self._prepare,
             feed=lambda: self._feed.feed,
         )
-        self._site_file_follower = SiteFileFollower(site_file, self.site, alarms, sleep)
+        self._site_file_follower = SiteFileFollower(
+            site_file,
+            self.site,
+            alarms,
+            sleep,
+            pushed=lambda: self._feed.feed.plan,
+            recording=self._change_recording,
+        )
         self._report = StatusReport(
             config.site, self.site, self.recorder, self.uploader, alarms, clock, lambda: self._clock_check.difference_s
         )
@@ -149,8 +156,9 @@ class EdgeRuntime:
             self._check_plan(snapshot)
             self._take_locks()
             await self._open_outbox()
-            await self._learn_who_owns_control()
             await self._feed.begin(_FIRST_FEED_S)
+            self._site_file_follower.begin(snapshot)
+            await self._learn_who_owns_control()
             await self._begin(snapshot)
         except BaseException:
             await self._background.stop()
@@ -207,6 +215,10 @@ class EdgeRuntime:
         await self._switch.look()
         await self.site.apply(snapshot)
         self._reporter.follow(snapshot.devices)
+
+    def _change_recording(self, recording: RecordingConfig) -> None:
+        self.recorder.change_memory_limit(recording.memory_readings)
+        self.uploader.change_largest_batch(recording.largest_batch)
 
     async def _stop_changed(self) -> None:
         """A stop began or ended: control hears of it now, not with the next tick, and so does who watches the file."""

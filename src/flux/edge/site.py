@@ -5,7 +5,7 @@ being polled by the same task over the same connection.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -20,18 +20,18 @@ from flux.devices.driver import DeviceDriver, Poll, driver_for
 from flux.devices.template import DeviceTemplate
 from flux.edge.alarms import Alarms
 from flux.edge.background import Background
-from flux.edge.config import DEFAULT_POLLING_INTERVAL, SiteConfig
+from flux.edge.config import DEFAULT_POLLING_INTERVAL, RecordingConfig, SiteConfig
 from flux.edge.control_loop import ControlLoop, SiteController
 from flux.edge.controlled import ControlledBattery, Tell
-from flux.edge.decisions import Decisions, Observer, observe_nothing
+from flux.edge.decisions import SHADOW_ALARM, Decisions, Observer, observe_nothing
 from flux.edge.encoding import Recorded
 from flux.edge.link import RegistrySnapshot
 from flux.edge.newest import NewestPolls
-from flux.edge.plan_check import Problem, problems_of_plan
+from flux.edge.plan_check import Problem, problems_of_plan, sort_devices
 from flux.edge.poller import DevicePoller
 from flux.edge.templates import TemplateShelf
 from flux.edge.ticks import Clock, Sleep
-from flux.model import Device, DeviceError, DeviceState, InputError, NotFoundError
+from flux.model import Device, DeviceError, DeviceState
 
 _logger = structlog.get_logger(__name__)
 
@@ -164,6 +164,14 @@ class Site:
     def has_plan(self) -> bool:
         return self._plan is not None
 
+    @property
+    def shadow_plans(self) -> Mapping[str, ControllerPlan]:
+        return self._config.shadow_plans
+
+    @property
+    def recording(self) -> RecordingConfig:
+        return self._config.recording
+
     async def change_plan(self, plan: ControllerPlan | None) -> list[Problem]:
         """Take up another plan without a gap, or tell what is wrong with it and go on with the one before."""
         async with self._changing:
@@ -217,16 +225,7 @@ class Site:
 
     def _sort(self, snapshot: RegistrySnapshot) -> tuple[dict[UUID, tuple[Device, DeviceTemplate]], dict[str, str]]:
         """The devices that can be talked to, by id, and for the names of the others why not."""
-        usable: dict[UUID, tuple[Device, DeviceTemplate]] = {}
-        unusable: dict[str, str] = {}
-        for device in snapshot.devices:
-            try:
-                template = self._shelf.template_of(device, snapshot.templates)
-                driver_for(device, template, ConnectionPool(), self._clock)  # what it refuses, it refuses here
-                usable[device.id] = (device, template)
-            except (InputError, NotFoundError) as error:
-                unusable[device.name] = str(error)
-        return usable, unusable
+        return sort_devices(snapshot, self._shelf, self._clock)
 
     def _problem_of_plan(self, snapshot: RegistrySnapshot) -> str | None:
         problems = [f"{'.'.join(map(str, path))}: {message}" for path, message in self.problems_of_plan(snapshot)]
@@ -347,10 +346,44 @@ class Site:
     def _ledger_of(self, plan: ControllerPlan) -> Decisions:
         """Where what is decided is kept; the one before, with what its shadow plans have begun, if it fits."""
         first = next(one.device.id for one in self.devices.values() if one.device.name == plan.bess[0])
-        shadows = self._config.shadow_plans
-        if self._decisions is None or not self._decisions.fits(plan, shadows, first):
-            self._decisions = Decisions(plan, shadows, first, self._record, self._alarms)
+        if self._decisions is None or not self._decisions.fits(plan, first):
+            self._decisions = Decisions(plan, {}, first, self._record, self._alarms)
+        self._decisions.change_shadows(self._shadows_beside(plan))
         return self._decisions
+
+    def _shadows_beside(self, plan: ControllerPlan) -> dict[str, ControllerPlan]:
+        """The shadow plans that can decide on the states of ``plan``: those of the same devices."""
+        fitting = {}
+        for name, shadow in self._config.shadow_plans.items():
+            if _devices_of(shadow) == _devices_of(plan):
+                fitting[name] = shadow
+            else:
+                text = f"shadow plan {name} is of other devices than the plan in force"
+                self._alarms.set(f"{SHADOW_ALARM}:{name}", text)
+        return fitting
+
+    async def change_shadows(self, shadows: Mapping[str, ControllerPlan]) -> None:
+        """Let these plans decide beside the one in force."""
+        async with self._changing:
+            for name in self._config.shadow_plans.keys() - shadows.keys():
+                self._alarms.clear(f"{SHADOW_ALARM}:{name}")
+            self._config = self._config.model_copy(update={"shadow_plans": dict(shadows)})
+            if self._plan is not None and self._decisions is not None:
+                self._decisions.change_shadows(self._shadows_beside(self._plan))
+        _logger.info("the shadow plans have changed", plans=sorted(shadows))
+
+    async def change_recording(self, recording: RecordingConfig) -> None:
+        """Record at other intervals from now on."""
+        async with self._changing:
+            self._config = self._config.model_copy(update={"recording": recording})
+            await self._fit_intervals()
+
+    def begin_with(self, plan: ControllerPlan, snapshot: RegistrySnapshot) -> list[Problem]:
+        """Before anything was applied: take ``plan`` in place of the site file's, unless something is wrong with it."""
+        problems = self._problems_of(plan, snapshot)
+        if not problems:
+            self._plan = plan
+        return problems
 
     async def _let_down(self, before: ControllerPlan | None) -> None:
         """0 kW to the batteries that the plan no longer names; one that does not answer has its own timeout."""
@@ -366,9 +399,10 @@ class Site:
                 _logger.warning("a battery that left the plan did not acknowledge 0 kW", batteries=left)
 
     async def _fit_intervals(self) -> None:
-        """Start pollers anew whose control interval is another one now."""
+        """Start pollers anew whose intervals are others now."""
         for one in self.devices.values():
-            if one.poller is not None and one.poller.control_interval != self._control_interval(one):
+            wanted = (self._recording_interval(one), self._control_interval(one))
+            if one.poller is not None and (one.poller.recording_interval, one.poller.control_interval) != wanted:
                 health = one.poller.health
                 await self._background.stop(one.task)
                 self._start_poller(one)
@@ -425,6 +459,10 @@ def build_controller(
         outside=outside,
         quiet=quiet,
     )
+
+
+def _devices_of(plan: ControllerPlan) -> tuple[object, ...]:
+    return plan.site_meter, plan.bess, plan.bess_meter
 
 
 def _named_by(plan: ControllerPlan) -> frozenset[str]:

@@ -58,6 +58,11 @@ class Uploader:
         """How many readings the next batch may hold."""
         return self._batch_size
 
+    def change_largest_batch(self, largest_batch: int) -> None:
+        """From the next batch on."""
+        self._largest_batch = largest_batch
+        self._batch_size = min(self._batch_size, largest_batch)
+
     async def run(self) -> None:
         """Send for ever."""
         while True:
