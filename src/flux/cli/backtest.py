@@ -33,8 +33,9 @@ def backtest(
     solar_scale: Annotated[float, typer.Option(min=0, help="Multiplies the sun.")] = 1.0,
     price_unit: Annotated[str, typer.Option(help="Of --prices: £/MWh or p/kWh.")] = "£/MWh",
     known_after: Annotated[
-        str, typer.Option(help="When a half hour's figures of --prices are known, from its start.")
-    ] = "10m",
+        str | None,
+        typer.Option(help="When a half hour's figures are known, from its start; default: 10m, or as stored."),
+    ] = None,
     soe: Annotated[float, typer.Option(min=0, max=100, help="State of energy at the start, %.")] = 50.0,
     out: Annotated[Path | None, typer.Option(help="Write every half hour: a .csv or .parquet file.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with pictures: an .html file.")] = None,
@@ -60,9 +61,8 @@ def backtest(
     for path, endings in ((out, (".csv", ".parquet")), (report, (".html",))):
         if path is not None and path.suffix not in endings:
             raise InputError(f"{path}: must end with {' or '.join(endings)}")
-    files = HistoryFiles(
-        load, solar, prices or [], load_scale, solar_scale, price_unit, duration(known_after, "--known-after")
-    )
+    delay = None if known_after is None else duration(known_after, "--known-after")
+    files = HistoryFiles(load, solar, prices or [], load_scale, solar_scale, price_unit, delay)
     history = files.history(site, span, zone)
     rates = load_tariff(tariff) if tariff else history.tariff
     backtests = [

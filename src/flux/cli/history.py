@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import typer
 
 from flux.errors import InputError
 
@@ -23,24 +25,55 @@ class HistoryFiles:
     load_scale: float
     solar_scale: float
     price_unit: str
-    known_after: "timedelta"
+    known_after: "timedelta | None"
+    """None: 10 minutes where a file doesn't say, and of the store what it says itself."""
 
     def history(self, site: str | None, span: "tuple[datetime, datetime]", zone: "ZoneInfo") -> "History":
         """What the files give, and what the store gives for ``site`` where there is no file."""
         from flux.analysis.history import History, PriceUnit, load_profile, read_releases, solar_profile
+        from flux.analysis.known import DEFAULT_DELAY
 
-        del span
         if self.load is None and site is None:
             raise InputError("--load is missing: a CSV file or a mean in kW; or --site, to take it from the store")
         try:
             unit = PriceUnit(self.price_unit)
         except ValueError:
             raise InputError(f"--price-unit {self.price_unit}: one of {', '.join(PriceUnit)}") from None
-        return History(
+        given = History(
             load=load_profile(self.load or "0", self.load_scale, zone),
             solar=solar_profile(self.solar or "0", self.solar_scale, zone),
-            releases=read_releases(self.prices, unit, self.known_after),
+            releases=read_releases(self.prices, unit, DEFAULT_DELAY if self.known_after is None else self.known_after),
         )
+        if site is None or (self.load is not None and self.solar is not None and self.prices):
+            return given
+        return self._with_stored(given, site, span, zone)
+
+    def _with_stored(
+        self, given: "History", site: str, span: "tuple[datetime, datetime]", zone: "ZoneInfo"
+    ) -> "History":
+        from dataclasses import replace
+
+        from flux.analysis.stored import releases_of, site_of
+        from flux.cli.shared import run_on_database
+
+        async def work(conn: Any) -> "History":
+            history, missing = given, 0
+            if self.load is None or self.solar is None:
+                stored = await site_of(
+                    conn, site, *span, zone, load_scale=self.load_scale, solar_scale=self.solar_scale
+                )
+                history = replace(history, load=history.load if self.load is not None else stored.load)
+                history = replace(history, solar=history.solar if self.solar is not None else stored.solar)
+                missing = stored.missing
+            if not self.prices:
+                history = replace(history, releases=await releases_of(conn, site, *span, self.known_after))
+            if missing:
+                words = f"{missing:,} times five minutes are missing of the meters; other days stand in for them"
+                typer.echo(f"note: {words}", err=True)
+            return history
+
+        found: History = run_on_database(work)
+        return found
 
 
 def local_instant(text: str, zone: "ZoneInfo", option: str) -> "datetime":
