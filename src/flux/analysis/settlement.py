@@ -12,7 +12,7 @@ import numpy as np
 
 from flux.analysis.flows import Direction, Series
 from flux.analysis.rating import RatedSteps, cost, daily_charges, rate_steps
-from flux.analysis.settlement_facts import Facts, HalfHour, SettledMeter
+from flux.analysis.settlement_facts import EXPORTED, IMPORTED, Facts, HalfHour, SettledMeter
 from flux.analysis.settlement_notices import Notice, notices_of
 from flux.analysis.tariff import DirectionRates, Market, Tariff, TariffRate
 from flux.analysis.timeline import Timeline
@@ -190,9 +190,12 @@ def _total(
         if direction is None:
             money.append(None)
             continue
-        lines = rated.lines[direction]
-        by_rate[direction] = {name: float(np.nansum(cost(energy, values))) for name, values in lines.items()}
-        money.append(float(np.nansum(cost(energy, rated.direction[direction]))))
+        whole = cost(energy, rated.direction[direction])
+        priced = ~np.isnan(whole)  # where one rate is missing none counts, so that the rates sum up to the whole
+        by_rate[direction] = {
+            name: float(cost(energy[priced], values[priced]).sum()) for name, values in rated.lines[direction].items()
+        }
+        money.append(float(whole[priced].sum()))
     inside = [
         gap
         for gap in facts.gaps
@@ -206,8 +209,8 @@ def _total(
         half_hours=len(halves),
         import_kwh=float(np.nansum(imported)),
         export_kwh=float(np.nansum(exported)),
-        listed_import_kwh=sum(gap.energy.get("energy_imported_active", 0.0) for gap in inside),
-        listed_export_kwh=sum(gap.energy.get("energy_exported_active", 0.0) for gap in inside),
+        listed_import_kwh=sum((gap.energy.get(IMPORTED, 0.0) for gap in inside), 0.0),
+        listed_export_kwh=sum((gap.energy.get(EXPORTED, 0.0) for gap in inside), 0.0),
         import_gbp=money[0],
         export_gbp=money[1],
         by_rate=by_rate,

@@ -64,7 +64,7 @@ def _of_prices(timeline: Timeline, prices: Mapping[Market, Series]) -> Iterator[
                 Grade.SERIOUS,
                 None,
                 f"{_halves(len(missing))} without {_PRICE_NAMES[market]} price, the first {_period(first)}:"
-                " their energy is not in the costs that follow it",
+                " their energy is not in the costs",
             )
 
 
@@ -86,7 +86,9 @@ def _of_completeness(facts: Facts, meter: SettledMeter, timeline: Timeline) -> I
         )
     if meter.pending:
         yield Notice(
-            Grade.SERIOUS, meter.name, "readings came in that the rollups do not have yet: settle again after a refresh"
+            Grade.SERIOUS,
+            meter.name,
+            "readings came in that the rollups do not have yet: settle again after CALL flux.refresh_rollups()",
         )
     if meter.final_before is not None and meter.final_before < timeline.end:
         left = (timeline.end - max(meter.final_before, timeline.start)) / timeline.step
