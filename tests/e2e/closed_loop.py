@@ -46,6 +46,7 @@ SECOND = timedelta(seconds=1)
 INTERVAL = timedelta(seconds=4)
 STEP_H = INTERVAL / timedelta(hours=1)
 BESS, GRID, STORAGE = "WLCE-BESS-01", "WLCE-GRID-METER", "WLCE-BESS-METER"
+SECOND_BESS, SECOND_STORAGE = "WLCE-BESS-02", "WLCE-BESS-METER-2"
 ROUNDING_KW = 0.02
 """Registers hold 1 W and 1 Wh, meters answer with 32-bit floats of V × A."""
 
@@ -55,11 +56,11 @@ templates_dir: templates
 recording: {{polling_interval: 60s}}
 controller:
   site_meter: WLCE-GRID-METER
-  bess: [WLCE-BESS-01]
+  bess: [{bess}]
   bess_meter: [{bess_meter}]
   interval: 4s
   max_reading_age: 10s
-  battery: {{capacity_kwh: {capacity_kwh}, charge_efficiency: 0.9, charge_limit_kw: 100, discharge_limit_kw: 105,
+  battery: {{capacity_kwh: {plan_kwh}, charge_efficiency: 0.9, charge_limit_kw: 100, discharge_limit_kw: 105,
             soe_min_kwh: {soe_min_kwh}, soe_max_kwh: {soe_max_kwh}}}
   site: {{import_limit_kw: {import_limit_kw}, export_limit_kw: {export_limit_kw}}}
   modes: [{modes}]
@@ -128,6 +129,7 @@ class Setup:
     import_limit_kw: float = 220.0
     export_limit_kw: float = 475.0
     modes: str = "{mode: import_avoidance}, {mode: export_avoidance}"
+    bess: str = BESS
     bess_meter: str = STORAGE
     template: str = "tesla_powerpack"
     ramp_w_s: int = 100_000
@@ -138,9 +140,17 @@ class Setup:
             capacity_kwh=self.capacity_kwh, charge_limit_kw=100, discharge_limit_kw=105, soe_pct=self.soe_pct
         )
         bess = demo.devices[0].model_copy(update={"battery": battery, "template": self.template})
-        return demo.model_copy(
-            update={"load": self.load, "solar": self.solar, "devices": (bess, *demo.devices[1:]), "resolution": 20}
-        )
+        devices = (bess, *demo.devices[1:])
+        if SECOND_BESS in self.bess:
+            fuller = battery.model_copy(update={"soe_pct": min(100.0, self.soe_pct + 30)})
+            twin = bess.model_copy(update={"name": SECOND_BESS, "battery": fuller})
+            *others, meter = demo.devices[1:]
+            meters = [
+                meter.model_copy(update={"name": name, "batteries": (of,)})
+                for name, of in ((STORAGE, BESS), (SECOND_STORAGE, SECOND_BESS))
+            ]
+            devices = (bess, twin, *others, *meters)
+        return demo.model_copy(update={"load": self.load, "solar": self.solar, "devices": devices, "resolution": 20})
 
     def write_templates(self, folder: Path) -> dict[str, templates.DeviceTemplate]:
         """The package's own but for patience: a second of this site takes milliseconds."""
@@ -254,15 +264,19 @@ class Loop:
         span = LedgerSpan(START - timedelta(hours=1), START + timedelta(days=1))
         return fault_spans(await fault_rows(self.db, "WLCE", span))
 
-    async def replays(self) -> int:
-        """Every kept decision gives the same again; how many there are."""
+    async def ledger(self) -> list[dict[str, Any]]:
+        """All kept decisions with their plans, oldest first."""
         async with self.db.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(
                 "SELECT d.*, r.name AS device, p.body AS plan_body FROM flux.control_decisions d"
                 " JOIN flux.mg_device_registry r ON r.id = d.device_id"
-                " JOIN flux.control_plans p ON p.hash = d.plan_hash"
+                " JOIN flux.control_plans p ON p.hash = d.plan_hash ORDER BY d.time"
             )
-            rows = await cursor.fetchall()
+            return await cursor.fetchall()
+
+    async def replays(self) -> int:
+        """Every kept decision gives the same again; how many there are."""
+        rows = await self.ledger()
         for row in rows:
             found = explain(row)
             assert found.same, (row["time"], row["reason"], found.differing, found.problem)
@@ -332,6 +346,7 @@ async def closed_loop(
             new = NewDevice(name=device.name, type=device.type, site="WLCE", metadata=device.metadata)
             await add_device(db, new, actor="test")
         fields = {name: getattr(setup, name) for name in Setup.__dataclass_fields__}
+        fields["plan_kwh"] = setup.capacity_kwh * len(setup.bess.split(","))
         (folder / "site.yaml").write_text(SITE_FILE.format(**fields))
         link = SqlLink("WLCE", lambda: dsn)
         edge = EdgeRuntime(

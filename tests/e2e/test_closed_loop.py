@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
-from tests.e2e.closed_loop import BESS, GRID, START, STORAGE, Loop, Setup, closed_loop
+from tests.e2e.closed_loop import BESS, GRID, SECOND_BESS, SECOND_STORAGE, START, STORAGE, Loop, Setup, closed_loop
 
 from flux.control.faults import FaultSpan
 from flux.devices.client import ModbusConnection
@@ -247,6 +247,48 @@ async def test_what_a_coarse_register_holds_already_is_not_written_again(begin: 
         await loop.run(120)
         gaps = [later.time - sooner.time for sooner, later in pairwise(loop.powers_written)]
         assert min(gaps[1:]) >= timedelta(seconds=8), "only the heartbeat is due"
+
+
+async def test_two_batteries_share_and_the_ledger_has_what_each_was_told(begin: Begin) -> None:
+    """The fuller one gives more; while one refuses, the ledger tells what was asked of it and what it holds."""
+    both = Setup(
+        load=LoadConfig(constant_kw=60.0),
+        soe_max_kwh=950,
+        bess=f"{BESS}, {SECOND_BESS}",
+        bess_meter=f"{STORAGE}, {SECOND_STORAGE}",
+    )
+    async with begin(both) as loop:
+        await loop.run(40)
+        loop.settled_within(0.1, last_s=20)
+        first, second = (loop.site.battery(name).power_kw for name in (BESS, SECOND_BESS))
+        assert 0 < first < second
+        loop.server.add_fault(f"{SECOND_BESS}:refuse-writes")
+        loop.set_load(30.0)
+        await loop.run(20)
+    rows = await loop.ledger()
+    sixty = next(row for row in rows if row["sent_power_kw"] == pytest.approx(60, abs=0.1))
+    calm = sixty["commands"]
+    assert [one["battery"] for one in calm] == [BESS, SECOND_BESS]
+    assert [one["acknowledged_kw"] for one in calm] == [pytest.approx(first, abs=0.1), pytest.approx(second, abs=0.1)]
+    refused = next(row for row in rows if row["faults"])
+    asked = refused["commands"][1]
+    assert asked["written"]
+    assert asked["asked_kw"] < second - 5, "its part of 30 kW"
+    assert asked["acknowledged_kw"] == pytest.approx(second, abs=0.1), "what it still does"
+    assert {one.device for one in await loop.faults() if one.kind == "not_acknowledged"} == {SECOND_BESS}
+
+
+async def test_what_was_damped_is_in_the_ledger_beside_what_was_decided(begin: Begin) -> None:
+    async with begin(Setup()) as loop:
+        loop.server.add_fault(f"{GRID}:lag:8s")
+        await loop.run(160)
+    damped = [row for row in await loop.ledger() if abs(row["sent_power_kw"] - row["target_power_kw"]) > 1]
+    assert len(damped) > 5
+    for row in damped:
+        (told,) = row["commands"]
+        assert told["asked_kw"] == row["sent_power_kw"]
+        assert told["acknowledged_kw"] == pytest.approx(told["asked_kw"], abs=0.011)
+    assert await loop.replays() > 10, "and each decision is found again"
 
 
 async def test_everything_together(begin: Begin) -> None:
