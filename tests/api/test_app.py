@@ -9,9 +9,14 @@ import pytest
 from psycopg import AsyncConnection
 
 from flux.api.app import create_app
+from flux.control.decide import decide
+from flux.control.ledger import BatteryCommand, Fault, keep
+from flux.control.plan import ControllerPlan
+from flux.control.state import CycleState
 from flux.model import BessReading, Device, MeterReading
 from flux.registry import add_device, parse_new_device
 from flux.store import rollups
+from flux.store.decisions import store_decisions
 from flux.store.ingest import ingest
 
 NOW = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
@@ -118,6 +123,29 @@ async def test_metrics_are_in_prometheus_format(client: httpx.AsyncClient, grid:
     assert 'flux_devices{site="WLCE",state="testing",type="meter"} 1.0' in text
     assert "flux_rollup_lag_seconds 0.0" in text
     assert "flux_rejected_readings 0.0" in text
+
+
+async def test_metrics_have_the_register_writes_and_faults_of_control(
+    client: httpx.AsyncClient, db: AsyncConnection[Any]
+) -> None:
+    device = await add_device(db, parse_new_device(BESS), actor="test")
+    now = datetime.now(UTC)
+    state = CycleState(time=now, site_power=None, soe_kwh=None)
+    plan = ControllerPlan.model_validate(
+        {
+            "site_meter": "WLCE-GRID-METER",
+            "bess": [device.name],
+            "battery": {"capacity_kwh": 500, "charge_limit_kw": 100, "discharge_limit_kw": 105},
+            "site": {"import_limit_kw": 220, "export_limit_kw": 475},
+        }
+    )
+    told = BatteryCommand(device.name, None, False, None, None, register_writes_today=312)
+    fault = Fault("stale", device.name, now, "stale: no site power")
+    one = keep(decide(plan, state), state, device_id=device.id, hash_of_plan="h", faults=[fault], commands=[told])
+    await store_decisions(db, [one])
+    text = (await client.get("/metrics")).text
+    assert 'flux_register_writes_today{device="WLCE-BESS-01",site="WLCE"} 312.0' in text
+    assert 'flux_control_fault{device="WLCE-BESS-01",kind="stale",site="WLCE"} 1.0' in text
 
 
 async def test_a_database_that_goes_away_is_503_and_its_name_is_not_told(

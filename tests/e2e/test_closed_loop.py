@@ -247,6 +247,10 @@ async def test_what_a_coarse_register_holds_already_is_not_written_again(begin: 
         await loop.run(120)
         gaps = [later.time - sooner.time for sooner, later in pairwise(loop.powers_written)]
         assert min(gaps[1:]) >= timedelta(seconds=8), "only the heartbeat is due"
+        assert max(gaps) <= timedelta(seconds=12), "a third of the command timeout, on the grid of cycles"
+        taken = len(loop.site.device(BESS).register_log)
+    (counted,) = (await loop.ledger())[-1]["commands"]
+    assert counted["register_writes_today"] == taken, "each write is counted, by the battery's own log"
 
 
 async def test_two_batteries_share_and_the_ledger_has_what_each_was_told(begin: Begin) -> None:

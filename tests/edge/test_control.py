@@ -9,8 +9,11 @@ from tests.edge.conftest import PLAN, plan_of
 from tests.edge.fakes import START
 from tests.edge.rig import MODE, Rig
 
-from flux.control.state import BatteryCapability, Measurement
+from flux.config import YamlDocument
+from flux.control.plan import ControllerPlan, parse_plan
+from flux.control.state import BatteryCapability, Cause, FullDischarge, Measurement, Memory
 from flux.devices.simulator import SimulatedSite
+from flux.edge.control_loop import _carried
 from flux.edge.controlled import BatteryState
 from flux.edge.sharing import Sharing
 from flux.model import CommandSource
@@ -294,3 +297,31 @@ async def test_of_two_batteries_the_fuller_one_gives_more(two: Rig) -> None:
     first, second = (two.site.battery(name).power_kw for name in ("WLCE-BESS-01", "WLCE-BESS-02"))
     assert first + second == pytest.approx(90, abs=0.1)
     assert second == pytest.approx(52.3, abs=0.3)  # 52.5 kW nearly full, against 105 kW at a third
+
+
+LATE = 'mode: dynamic_peak_discharge, target_soe_kwh: {}, periods: [{{start: "12:00", end: "13:00"}}]'
+OTHER = "mode: import_avoidance"
+
+
+@pytest.mark.parametrize(
+    ("before", "entry", "after", "now_at"),
+    [
+        pytest.param([OTHER, LATE.format(100)], 1, [LATE.format(100), OTHER], 0, id="reordered"),
+        pytest.param([LATE.format(100), OTHER], 0, [OTHER, OTHER, LATE.format(100)], 2, id="others put before it"),
+        pytest.param([LATE.format(100)] * 2, 1, [OTHER, *[LATE.format(100)] * 2], 2, id="the second of two alike"),
+        pytest.param([LATE.format(100)], 0, [OTHER, LATE.format(120)], 1, id="edited, and the only one"),
+        pytest.param([LATE.format(100)], 0, [LATE.format(110), LATE.format(120)], None, id="edited, and one of two"),
+        pytest.param([LATE.format(100)], 0, [OTHER], None, id="gone"),
+    ],
+)
+def test_what_had_begun_goes_on_in_a_plan_whose_entries_moved(
+    before: list[str], entry: int, after: list[str], now_at: int | None
+) -> None:
+    def plan(modes: list[str]) -> ControllerPlan:
+        entries = "".join(f"    - {{{mode}}}\n" for mode in modes)
+        text = PLAN[: PLAN.index("  modes:")] + "  modes:\n" + entries
+        return parse_plan(YamlDocument(text, "site.yaml"), allow_overlaps=True)
+
+    begun = FullDischarge(entry, START, Cause.LATE)
+    carried = _carried(Memory((begun,)), plan(before), plan(after))
+    assert [one.entry for one in carried.full_discharges] == ([] if now_at is None else [now_at])

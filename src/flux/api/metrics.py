@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from psycopg import AsyncConnection
 
 from flux.store import queries
+from flux.store.decisions import newest_decisions
 
 
 async def metrics_text(conn: AsyncConnection[Any]) -> str:
@@ -29,7 +30,20 @@ async def metrics_text(conn: AsyncConnection[Any]) -> str:
         failing.labels(row["name"]).set(row["failure"] is not None)
         if row["age_s"] is not None:
             since.labels(row["name"]).set(row["age_s"])
+    await _control(conn, registry)
     return generate_latest(registry).decode()
+
+
+async def _control(conn: AsyncConnection[Any], registry: CollectorRegistry) -> None:
+    """From the newest decision of each site in the ledger; a site that decides nothing is not there."""
+    of = ["site", "device"]
+    writes = Gauge("flux_register_writes_today", "Registers written, by the UTC day", of, registry=registry)
+    faults = Gauge("flux_control_fault", "1 while a fault of control lasts", [*of, "kind"], registry=registry)
+    for row in await newest_decisions(conn):
+        for command in row["commands"]:
+            writes.labels(row["site"], command["battery"]).set(command["register_writes_today"])
+        for fault in row["fault_details"]:
+            faults.labels(row["site"], fault["device"], fault["kind"]).set(1)
 
 
 async def _device_counts(conn: AsyncConnection[Any]) -> list[tuple[str, str, str, int]]:

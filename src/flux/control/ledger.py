@@ -44,7 +44,7 @@ class BatteryCommand:
 
     ``asked_kw`` is its part after damping and split; None: nothing was asked of it. ``written``: in this cycle; a power
     that is in force already is not written again. ``acknowledged_kw`` is what holds after the cycle, as the battery
-    acknowledged it at ``acknowledged_at``; None: nothing does.
+    acknowledged it at ``acknowledged_at``; None: nothing does. ``register_writes_today``: so far, by the UTC day.
     """
 
     battery: str
@@ -52,6 +52,7 @@ class BatteryCommand:
     written: bool
     acknowledged_kw: float | None
     acknowledged_at: datetime | None
+    register_writes_today: int = 0
 
     def as_json(self) -> dict[str, Any]:
         at = None if self.acknowledged_at is None else self.acknowledged_at.isoformat()
@@ -61,6 +62,7 @@ class BatteryCommand:
             "written": self.written,
             "acknowledged_kw": self.acknowledged_kw,
             "acknowledged_at": at,
+            "register_writes_today": self.register_writes_today,
         }
 
 

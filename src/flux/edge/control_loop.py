@@ -164,6 +164,7 @@ class SiteController:
             written=battery.name in told,
             acknowledged_kw=None if holds is None else holds.power_kw,
             acknowledged_at=None if holds is None else holds.time,
+            register_writes_today=battery.writes.today(now),
         )
 
     def _damped(self, state: CycleState, decision: Decision, now: datetime) -> float:
@@ -323,14 +324,28 @@ def _gist(decision: Decision) -> tuple[object, ...]:
 
 
 def _carried(memory: Memory, before: ControllerPlan, after: ControllerPlan) -> Memory:
-    """What had begun under one plan, for another: it goes on in an entry that is the same in both."""
+    """What had begun under one plan, for another: it goes on in the entry that is the same in both."""
     if before is after:
         return memory
     begun = []
     for one in memory.full_discharges:
-        entry = next((number for number, mode in enumerate(after.modes) if mode == before.modes[one.entry]), None)
+        entry = _same_entry(one.entry, before, after)
         begun += [] if entry is None else [replace(one, entry=entry)]
     return Memory(tuple(begun))
+
+
+def _same_entry(number: int, before: ControllerPlan, after: ControllerPlan) -> int | None:
+    """Where the entry ``number`` of one plan stands in another: the one equal to it, of several the one of its rank.
+
+    One that was edited is found again while it is the only one of its mode in both plans.
+    """
+    mode = before.modes[number]
+    equal = [at for at, other in enumerate(after.modes) if other == mode]
+    if equal:
+        return equal[min(before.modes[:number].count(mode), len(equal) - 1)]
+    alike = [at for at, other in enumerate(after.modes) if other.mode == mode.mode]
+    alone = len(alike) == 1 and [other.mode for other in before.modes].count(mode.mode) == 1
+    return alike[0] if alone else None
 
 
 def _sum(measurements: list[Measurement | None]) -> Measurement | None:

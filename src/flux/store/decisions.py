@@ -213,6 +213,16 @@ async def fault_rows(conn: AsyncConnection[Any], site: str, span: LedgerSpan) ->
     return await _fetch(conn, query, {"site": site, "plan": span.plan, "since": span.since, "until": span.until})
 
 
+async def newest_decisions(conn: AsyncConnection[Any], within: timedelta = timedelta(minutes=5)) -> list[Row]:
+    """The newest live decision of each plan that decided ``within``: ``site``, ``commands``, ``fault_details``."""
+    query = """
+        SELECT DISTINCT ON (d.device_id) r.site, d.time, d.commands, d.fault_details
+        FROM flux.control_decisions d JOIN flux.mg_device_registry r ON r.id = d.device_id
+        WHERE d.plan = '' AND d.time > now() - %(within)s ORDER BY d.device_id, d.time DESC
+    """
+    return await _fetch(conn, query, {"within": within})
+
+
 async def decision_at(
     conn: AsyncConnection[Any], device: Device, at: datetime, *, plan: str = LIVE, within: timedelta = _LONG
 ) -> Row | None:

@@ -80,5 +80,5 @@ ALTER TABLE flux.control_decisions
     ADD COLUMN fault_details jsonb NOT NULL DEFAULT '[]' CHECK (jsonb_typeof(fault_details) = 'array');
 
 COMMENT ON COLUMN flux.control_decisions.sent_power_kw IS 'kW, + discharge: what was asked of all batteries together after damping. Null: nothing was, or a shadow plan.';
-COMMENT ON COLUMN flux.control_decisions.commands IS 'One object for each battery of the plan: battery, asked_kw (its part, null: nothing was asked), written (in this cycle; else it was in force), acknowledged_kw and acknowledged_at (what holds after the cycle; null: nothing).';
+COMMENT ON COLUMN flux.control_decisions.commands IS 'One object for each battery of the plan: battery, asked_kw (its part, null: nothing was asked), written (in this cycle; else it was in force), acknowledged_kw and acknowledged_at (what holds after the cycle; null: nothing), register_writes_today (so far, by the UTC day).';
 COMMENT ON COLUMN flux.control_decisions.fault_details IS 'The faults that held in that cycle: kind, device, since, words. The first decision without one is its end.';
