@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg import AsyncConnection
 from tests.support import NOON, add_device, meter_reading
@@ -88,6 +89,12 @@ class TestGaps:
         assert " ".join(lines[1].split()) == "HMCE-GRID split 2026-01-15 12:00:00 2026-01-15 14:00:00 2h 4.00 –"
         assert lines[2] == "split 1: imported 4.00 kWh, exported 0.00 kWh, in no bucket"
         assert run("gaps", "--since", "1h").stdout.startswith("no gaps since ")
+
+    def test_rollups_that_are_behind_are_told(self, run: Run, dsn: str) -> None:
+        assert run("gaps", "--site", "WLCE").stderr == ""
+        with psycopg.connect(dsn) as conn:
+            conn.execute("DELETE FROM flux.mg_meter_readings WHERE time = %s", [NOON + HOUR])
+        assert "not in the rollups yet" in run("gaps", "--site", "WLCE").stderr
 
     def test_what_cannot_be_meant(self, run: Run) -> None:
         with pytest.raises(InputError, match="is a battery"):

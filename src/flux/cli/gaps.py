@@ -12,6 +12,7 @@ from flux.cli.transfer import Force, IgnoreUnknown, Rejects, Timezone, print_rep
 
 if TYPE_CHECKING:
     from flux.store.gaps import FilledGap, Gap
+    from flux.store.rollups import Lag
     from flux.store.transfer import ImportReport
 
 app = typer.Typer(subcommand_metavar="[fill …]")
@@ -38,16 +39,22 @@ def list_gaps(
     """
     if context.invoked_subcommand is not None:
         return
-    from flux.store import gaps
+    from flux.store import gaps, rollups
 
     now = _now()
     first = _instant(since, now, "--since")
     end = _instant(until, now, "--until") if until else now + timedelta(days=1)
 
-    async def work(conn: Any) -> "list[Gap]":
-        return await gaps.list_gaps(conn, await _meters(conn, site, device), first, end)
+    async def work(conn: Any) -> "tuple[list[Gap], Lag | None]":
+        meters = await _meters(conn, site, device)
+        return await gaps.list_gaps(conn, meters, first, end), await rollups.lag(conn)
 
-    found = run_on_database(work)
+    found, lag = run_on_database(work)
+    if lag is not None:
+        typer.echo(
+            "readings have come that are not in the rollups yet; a worker (`flux up`, `flux worker`) brings them in",
+            err=True,
+        )
     if as_json:
         _print_json([_gap_json(gap) for gap in found])
         return
