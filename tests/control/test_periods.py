@@ -238,11 +238,16 @@ def test_an_impossible_period_is_refused(data: dict[str, Any], message: str) -> 
         (period("22:00", "02:00", ["sun"]), period("01:00", "03:00", ["mon"]), True),
         (period("22:00", "02:00", ["mon"]), period("01:00", "03:00", ["mon"]), False),
         (period("00:00", "24:00", ["sat"]), period("17:00", "19:00", "weekends"), True),
+        (period("16:00", "21:00"), period("16:30", "17:00", timezone="UTC"), True),
+        (period("16:00", "17:00"), period("16:00", "17:00", timezone="America/New_York"), False),
+        (period("17:00", "18:00"), period("16:00", "17:00", timezone="UTC"), True),  # in summer
+        (period("17:00", "18:00"), period("18:00", "19:00", timezone="UTC"), False),
+        (period("23:00", "01:00", ["sat"]), period("00:30", "02:00", ["sun"], timezone="UTC"), True),  # in winter
     ],
 )
 def test_overlaps_are_found(first: PeriodConfig, second: PeriodConfig, meet: bool) -> None:
-    assert overlap([first, second]) == ((0, 1) if meet else None)
-    assert overlap([second, first]) == ((0, 1) if meet else None)
+    assert overlap([first, second], LONDON) == ((0, 1) if meet else None)
+    assert overlap([second, first], LONDON) == ((0, 1) if meet else None)
 
 
 CLOCKS = st.integers(0, 86_399)

@@ -78,7 +78,9 @@ def line_of(text: str, key: str) -> int:
         ("[0, 475], [200, 0]]", "[200, 475], [0, 0]]", "charge_curve", "its price is below the 200"),
         ("[400, 0], [.inf, 0]]", "[400, 0], [.inf, 10]]", "discharge_curve", "level towards infinity"),
         # devices
-        ("bess: [WLCE-BESS-01]", "bess: []", "controller.bess", "at least 1 item"),
+        ("bess: [WLCE-BESS-01]", "bess: []", "controller.bess", "[]: at least 1 must be named"),
+        ("{mode: axle}", "{moed: axle}", "controller.modes[0]", "has no key 'mode'; did you mean it by 'moed'?"),
+        ("[[-.inf, 475], [0, 475], [200, 0]]", "475", "charge_curve", "expected a list, found 475"),
         ("bess: [WLCE-BESS-01]", "bess: [A, A]", "controller.bess", "'A' is named twice"),
         ("bess_meter: [WLCE-BESS-METER]", "bess_meter: [A, B]", "controller.bess_meter", "2 meters for 1 batteries"),
         # levels that the battery can't hold

@@ -5,7 +5,7 @@ A wrong file is refused with one line for each problem: ``tariff.yaml:12: rates.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from enum import StrEnum
 from functools import cached_property
@@ -157,17 +157,17 @@ class Tariff(PlanPart):
         for direction in Direction:
             rates = self.rates.of(direction)
             for number, rate in enumerate(rates):
-                for path, message in _problems_of(rate, rates[:number], rates, self.supply_points):
+                for path, message in _problems_of(rate, rates[:number], rates, self):
                     yield ("rates", direction.value, number, *path), message
 
 
 def _problems_of(
-    rate: TariffRate, before: Sequence[TariffRate], rates: Sequence[TariffRate], supply_points: Mapping[str, float]
+    rate: TariffRate, before: Sequence[TariffRate], rates: Sequence[TariffRate], tariff: "Tariff"
 ) -> Iterator[tuple[tuple[int | str, ...], str]]:
     if any(other.name == rate.name and _meet(other, rate) for other in before):
         yield ("name",), f"{rate.name!r} is named twice for the same days"
-    if rate.supply_point is not None and rate.supply_point not in supply_points:
-        known = ", ".join(supply_points) or "none"
+    if rate.supply_point is not None and rate.supply_point not in tariff.supply_points:
+        known = ", ".join(tariff.supply_points) or "none"
         yield ("supply_point",), f"{rate.supply_point!r} is no supply point of this tariff; there are: {known}"
     for name in rate.of or ():
         others = [other for other in rates if other.name == name]
@@ -175,7 +175,7 @@ def _problems_of(
             yield ("of",), f"{name!r} is no rate of this direction"
         elif any(other.share is not None for other in others):
             yield ("of",), f"{name!r} is a share itself"
-    found = overlap(rate.periods)
+    found = overlap(rate.periods, ZoneInfo(tariff.timezone))
     if found:
         first, second = (rate.periods[place] for place in found)
         spans = [f"{format_clock(p.start)}–{format_clock(p.end)}" for p in (second, first)]

@@ -90,6 +90,15 @@ class YamlDocument:
             nearest = difflib.get_close_matches(tag, known.replace("'", "").split(", "), n=1)
             path.append(key.strip("'"))
             message = f"{tag!r}: " + (f"did you mean {nearest[0]!r}? " if nearest else "") + f"one of {known}"
+        elif problem["type"] == "union_tag_not_found":
+            key = str(problem["ctx"]["discriminator"]).strip("'")
+            given = [str(name) for name in problem["input"]] if isinstance(problem["input"], Mapping) else []
+            near = next(iter(difflib.get_close_matches(key, given, n=1)), None)
+            message = f"has no key {key!r}" + (f"; did you mean it by {near!r}?" if near else "")
+        elif problem["type"] == "too_short":
+            message = f"{plain(problem['input'])!r}: at least {problem['ctx']['min_length']} must be named"
+        elif problem["type"] in ("tuple_type", "list_type"):
+            message = f"expected a list, found {_kind(problem['input'])}"
         elif problem["type"] in ("model_type", "dict_type"):
             message = f"expected keys and values, found {_kind(problem['input'])}"
         elif problem["type"] == "extra_forbidden":

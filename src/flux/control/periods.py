@@ -254,16 +254,33 @@ class Timetable:
         return _DayTable(edges, midnight + _ONE_DAY, holding, [w.start for w in coming], coming)
 
 
-def overlap(periods: Sequence[PeriodConfig]) -> tuple[int, int] | None:
-    """The first two of ``periods`` that can hold at once in an ordinary week, as (earlier, later) places in the list.
+def overlap(periods: Sequence[PeriodConfig], zone: ZoneInfo) -> tuple[int, int] | None:
+    """The first two of ``periods`` that can hold at once, as (earlier, later) places in the list.
 
-    Periods of different time zones are not compared: whether they meet may change with the season.
+    Those of one time zone in an ordinary week, those of different ones at any time of a year, since whether they meet
+    may change with the season. ``zone`` is of periods that name none; public holidays count for nothing here.
     """
     for later, period in enumerate(periods):
         for earlier, other in enumerate(periods[:later]):
-            if period.timezone == other.timezone and _meet(_week_spans(period), _week_spans(other)):
+            if (_meet_in_a_year if period.timezone != other.timezone else _meet_in_a_week)(period, other, zone):
                 return earlier, later
     return None
+
+
+def _meet_in_a_week(one: PeriodConfig, other: PeriodConfig, zone: ZoneInfo) -> bool:
+    del zone  # it is the same for both
+    return _meet(_week_spans(one), _week_spans(other))
+
+
+def _meet_in_a_year(one: PeriodConfig, other: PeriodConfig, zone: ZoneInfo) -> bool:
+    first, last = date(2024, 1, 1), date(2024, 12, 31)
+    windows = [Timetable((period,), zone, lambda _day: False).windows(first, last) for period in (one, other)]
+    mine, theirs = (sorted(found, key=lambda window: window.start) for found in windows)
+    for window in mine:  # one period's own windows never overlap, so their starts and ends are in one order
+        at = bisect_right(theirs, window.start, key=lambda coming: coming.end)
+        if at < len(theirs) and theirs[at].start < window.end:
+            return True
+    return False
 
 
 def _week_spans(period: PeriodConfig) -> list[tuple[int, int]]:

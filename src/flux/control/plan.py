@@ -87,7 +87,7 @@ class PlanFields(PlanPart):
     def overlaps(self) -> Iterator[Problem]:
         """Lists of periods of which two hold at once: the first would count, and one of the two is a mistake."""
         for path, periods in self._period_lists():
-            found = overlap(periods)
+            found = overlap(periods, ZoneInfo(self.timezone))
             if found:
                 first, second = periods[found[0]], periods[found[1]]
                 spans = [f"{format_clock(p.start)}–{format_clock(p.end)}" for p in (second, first)]
