@@ -19,6 +19,7 @@ from flux.config.logs import configure_logging
 BENCHMARKS = (
     "ingest",
     "rollups",
+    "storage",
     "polling",
     "decide",
     "edge_memory",
