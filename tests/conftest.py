@@ -1,6 +1,8 @@
 """One PostgreSQL for each test process, and a fresh database with the whole schema for each test that asks for `dsn`.
 
-``FLUX_TEST_DATABASE_URL`` names a server to use instead (its user must be allowed to create databases).
+``FLUX_TEST_DATABASE_URL`` names a server to use instead (its user must be allowed to create databases);
+``FLUX_TEST_TIMESCALE_URL`` one with TimescaleDB (its user must be a superuser): then every database has the extension,
+and what is about native partitions is skipped.
 """
 
 import os
@@ -25,6 +27,16 @@ SMALL = {"shared_buffers": "32MB", "max_connections": "40", "max_wal_senders": "
 """Settings that make a test server start fast and take little memory."""
 
 
+TIMESCALE = os.environ.get("FLUX_TEST_TIMESCALE_URL")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if TIMESCALE:
+        for item in items:
+            if item.get_closest_marker("partitions"):
+                item.add_marker(pytest.mark.skip(reason="about native partitions; this server keeps hypertables"))
+
+
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
     """A test that runs a command configures logging to streams that are gone after it."""
@@ -35,7 +47,7 @@ def _logging_as_it_was() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def admin_dsn() -> Iterator[str]:
     """A superuser's DSN of the test server; its databases are made and dropped through this."""
-    given = os.environ.get("FLUX_TEST_DATABASE_URL")
+    given = TIMESCALE or os.environ.get("FLUX_TEST_DATABASE_URL")
     if given:
         yield given
         return
@@ -48,7 +60,12 @@ def template_database(admin_dsn: str) -> Iterator[str]:
     """The name of a database that is migrated once and copied for each test."""
     name = f"flux_template_{uuid.uuid4().hex[:12]}"
     run_admin(admin_dsn, "CREATE DATABASE {}", name)
-    migrate(make_conninfo(admin_dsn, dbname=name))
+    dsn = make_conninfo(admin_dsn, dbname=name)
+    if TIMESCALE:
+        run_admin(dsn, "CREATE EXTENSION timescaledb")
+    migrate(dsn)
+    if TIMESCALE:  # its workers are sessions, and a database with sessions cannot be copied
+        run_admin(dsn, "SELECT _timescaledb_functions.stop_background_workers()")
     yield name
     run_admin(admin_dsn, "DROP DATABASE {} WITH (FORCE)", name)
 
@@ -99,6 +116,8 @@ def reachable_folder() -> Iterator[Path]:
 def fresh_database(admin_dsn: str, template: str) -> Iterator[str]:
     name = f"flux_test_{uuid.uuid4().hex[:12]}"
     run_admin(admin_dsn, "CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, template)
+    if TIMESCALE and template == "template0":
+        run_admin(make_conninfo(admin_dsn, dbname=name), "CREATE EXTENSION timescaledb")
     yield make_conninfo(admin_dsn, dbname=name)
     run_admin(admin_dsn, "DROP DATABASE {} WITH (FORCE)", name)
 

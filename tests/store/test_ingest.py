@@ -151,6 +151,7 @@ async def test_no_time_zone_no_time_no_uuid(db: Conn) -> None:
     assert [r for r, _ in await rejected(db)] == ["impossible_time", "impossible_time", "unknown_device"]
 
 
+@pytest.mark.partitions
 async def test_partitions_are_made_as_needed(db: Conn) -> None:
     meter = await add_device(db, "M")
     sunday = datetime(2026, 1, 4, 23, 59, 59, 999_999, tzinfo=UTC)

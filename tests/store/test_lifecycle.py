@@ -107,6 +107,7 @@ async def fill(conn: Conn, weeks: int, seed: int = 1) -> list[DeviceId]:
     return [*meters, bess]
 
 
+@pytest.mark.partitions
 @pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.long) for n in range(2, 12))])
 async def test_no_rollup_changes_when_raw_goes_and_none_when_all_is_computed_anew(db: Conn, seed: int) -> None:
     devices = await fill(db, 3, seed)
@@ -211,6 +212,7 @@ async def test_a_silent_device_keeps_its_last_readings(db: Conn) -> None:
     assert [row["energy_imported_active"] for row in await latest_readings(db)] == [50.0]
 
 
+@pytest.mark.partitions
 async def test_nothing_may_come_into_a_partition_that_is_being_dropped(db: Conn) -> None:
     meter, other = await add_device(db, "M"), await add_device(db, "O")
     await ingest(db, [meter_reading(meter, MONDAY)])
@@ -223,6 +225,7 @@ async def test_nothing_may_come_into_a_partition_that_is_being_dropped(db: Conn)
     assert await ingest(db, [meter_reading(other, MONDAY)]) == IngestResult(1, 0, 0)
 
 
+@pytest.mark.partitions
 async def test_what_was_interrupted_is_finished_by_the_next_run(dsn: str, db: Conn) -> None:
     """Cut off after the partition was taken out of use, and halfway through its detaching."""
     await fill(db, 2)
@@ -343,6 +346,7 @@ async def test_delete_readings_by_its_function(db: Conn) -> None:
         await db.execute("SELECT flux.delete_readings(%s, now(), now())", (UUID(int=1),))
 
 
+@pytest.mark.partitions
 def test_migrate_makes_partitions_ahead(dsn: str) -> None:
     migrate(dsn)
     with psycopg.connect(dsn) as connection:

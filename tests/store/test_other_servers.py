@@ -14,6 +14,7 @@ from flux.store.backup import backup, describe, restore
 from flux.store.binaries import ServerUser, choose_user, run_as
 from flux.store.db import connect
 from flux.store.ingest import IngestResult, ingest
+from flux.store.lifecycle import run_retention
 from flux.store.migrate import migrate, status
 from flux.store.queries import latest_readings
 
@@ -86,5 +87,12 @@ async def test_everything_runs_on_it(system_dsn: str) -> None:
         other = meter_reading(meter, NOON, energy_imported_active=5.0)
         assert await ingest(conn, [*batch, other]) == IngestResult(0, 10, 1)
         await conn.execute("CALL flux.refresh_rollups()")
+        last_bucket = "SELECT max(time_b) FROM flux.mg_meter_readings_5m_intermediate"
+        before = await (await conn.execute(last_bucket)).fetchall()
+        report = await run_retention(conn, as_of=NOON + timedelta(days=100))
+        assert [piece.table_name for piece in report.dropped] == ["mg_meter_readings"]
+        assert await (await conn.execute("SELECT * FROM flux.retired_pieces()")).fetchall() == []
+        assert await ingest(conn, [meter_reading(meter, NOON, energy_imported_active=0.0)]) == IngestResult(0, 0, 1)
+        assert await (await conn.execute(last_bucket)).fetchall() == before
         rows = await latest_readings(conn)
         assert [(row["device"], row["energy_imported_active"]) for row in rows] == [("M", 9.0)]

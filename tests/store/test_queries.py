@@ -42,6 +42,7 @@ async def test_latest_of_each_device(db: Conn) -> None:
     assert [row["device"] for row in await queries.latest_readings(db, site="HMCE")] == ["A"]
 
 
+@pytest.mark.partitions
 async def test_latest_uses_the_index_of_each_partition(db: Conn) -> None:
     meter = await add_device(db, "M")
     await ingest(db, [meter_reading(meter, NOON - i * timedelta(weeks=1)) for i in range(4)])

@@ -186,7 +186,7 @@ async def test_deleting_the_bad_reading_takes_its_event_away(db: Conn) -> None:
     await store(db, meter, *each_minute(1000, 1001, 900, 1002, 1003))
     await refresh(db)
     assert [kind for kind, *_ in await events(db, meter)] == ["glitch"]
-    await db.execute("DELETE FROM flux.mg_meter_readings WHERE energy_imported_active = 900")
+    await db.execute("SELECT flux.delete_readings(%s, %s, %s)", (meter, NOON + 2 * MINUTE, NOON + 3 * MINUTE))
     await refresh(db)
     assert await events(db, meter) == []
     assert await buckets(db, meter) == {0: (4, pytest.approx(3.0))}
@@ -286,7 +286,8 @@ async def test_nothing_before_the_cut_is_computed_again(db: Conn) -> None:
     before = await buckets(db, meter)
     cut = NOON + 2 * HOUR
     await db.execute("UPDATE flux.rollup_devices SET cut = %s", [cut])
-    await db.execute("DELETE FROM flux.mg_meter_readings WHERE time < %s", [cut - 10 * MINUTE])  # all but the anchor
+    # all but the anchor
+    await db.execute("SELECT flux.delete_readings(%s, '-infinity', %s)", (meter, cut - 10 * MINUTE))
     await refresh(db)
     assert await buckets(db, meter) == before
     await db.execute("SELECT flux.note_rollup_change(%s)", [meter])

@@ -189,7 +189,7 @@ def act(conn: Connection[Any], device: Device, action: Action) -> None:
             insert(conn, device.id, batch)
             device.stored += [row[0] for row in batch]
         case "clear":
-            conn.execute("DELETE FROM flux.mg_meter_readings WHERE device_id = %s", [device.id])
+            conn.execute("SELECT flux.delete_readings(%s, '-infinity', 'infinity')", [device.id])
             device.stored.clear()
         case "update" | "delete" | "move" if device.stored:
             time = device.stored[action.place % len(device.stored)]
@@ -237,7 +237,8 @@ def _change(conn: Connection[Any], device: Device, action: Action, time: int) ->
         value = None if action.value == 5.0 else action.value
         conn.execute(f"UPDATE flux.mg_meter_readings SET {column} = %s {where}", [value, *key])
     elif action.kind == "delete":
-        conn.execute(f"DELETE FROM flux.mg_meter_readings {where}", key)
+        just_after = key[1] + timedelta(microseconds=1)
+        conn.execute("SELECT flux.delete_readings(%s, %s, %s)", (*key, just_after))
         device.stored.remove(time)
     else:
         later = time + 1_234_567

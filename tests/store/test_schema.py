@@ -112,6 +112,7 @@ async def test_market_data_types_are_those_of_the_model(db: Conn) -> None:
     assert all(str(int(source)) in comment[0][0] for source in CommandSource)
 
 
+@pytest.mark.partitions
 async def test_partitions(db: Conn) -> None:
     ensure = "SELECT flux.ensure_partitions('flux.mg_meter_readings', %s, %s)"
     monday = datetime(2026, 1, 12, tzinfo=UTC)
@@ -133,6 +134,7 @@ async def test_partitions(db: Conn) -> None:
         await db.execute("SELECT flux.ensure_partitions('flux.sites', now(), now())")
 
 
+@pytest.mark.partitions
 async def test_making_a_partition_does_not_wait_for_readers_or_writers(dsn: str, db: Conn) -> None:
     meter = await add_device(db, "M")
     await db.execute("SELECT flux.ensure_partitions('flux.mg_meter_readings', %s, %s)", (NOON, NOON))
@@ -144,6 +146,7 @@ async def test_making_a_partition_does_not_wait_for_readers_or_writers(dsn: str,
         await other.execute("SELECT flux.ensure_partitions('flux.mg_meter_readings', %s, %s)", (later, later))
 
 
+@pytest.mark.partitions
 async def test_a_partition_has_what_its_table_has(db: Conn) -> None:
     await db.execute("SELECT flux.ensure_partitions('flux.mg_meter_readings', %s, %s)", (NOON, NOON))
     query = """SELECT contype, count(*) FROM pg_constraint WHERE conrelid = %s::regclass AND contype <> 'n'
@@ -186,6 +189,7 @@ async def test_nothing_is_granted_to_everybody(db: Conn) -> None:
     assert await fetch(db, "SELECT has_schema_privilege('public', 'flux', 'USAGE')") == [(False,)]
 
 
+@pytest.mark.partitions
 @pytest.mark.parametrize("span", ["'2026-01-01', 'infinity'", "'-infinity', '2026-01-01'"])
 async def test_partitions_without_end_are_refused(db: Conn, span: str) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="begins and ends"):

@@ -67,6 +67,7 @@ def contents(
     return found
 
 
+@pytest.mark.partitions
 def test_no_row_is_lost_and_what_was_built_on_it_stays(old_dsn: str) -> None:
     before = contents(old_dsn)
     assert all(len(rows) > 500 for _, rows in before.values())
@@ -86,6 +87,7 @@ def test_no_row_is_lost_and_what_was_built_on_it_stays(old_dsn: str) -> None:
     assert not migrate(old_dsn).changed
 
 
+@pytest.mark.partitions
 def test_one_that_is_cut_off_changes_nothing_and_the_next_one_does_it(
     old_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,18 +11,19 @@ ALTER TABLE flux.%table%
 @counter    ADD COLUMN IF NOT EXISTS %m%_min double precision,
 @counter    ADD COLUMN IF NOT EXISTS %m%_delta double precision,
 @level    ADD COLUMN IF NOT EXISTS %m%_sum double precision,
+@demand    ADD COLUMN IF NOT EXISTS %m%_max_1m_at timestamptz,
+@demand    ADD COLUMN IF NOT EXISTS %m%_max_5m_at timestamptz,
+@demand    ADD COLUMN IF NOT EXISTS %m%_abs_sum double precision,
+@weighted    ADD COLUMN IF NOT EXISTS %m%_weighted_sum double precision,
+@weighted    ADD COLUMN IF NOT EXISTS %m%_weight double precision,
+    -- (8 bytes first, 4 after: between them rows would be padded)
 @level    ADD COLUMN IF NOT EXISTS %m%_avg real,
 @level    ADD COLUMN IF NOT EXISTS %m%_min real,
 @level    ADD COLUMN IF NOT EXISTS %m%_max real,
 @level    ADD COLUMN IF NOT EXISTS %m%_count integer,
 @demand    ADD COLUMN IF NOT EXISTS %m%_max_1m real,
-@demand    ADD COLUMN IF NOT EXISTS %m%_max_1m_at timestamptz,
 @demand    ADD COLUMN IF NOT EXISTS %m%_max_5m real,
-@demand    ADD COLUMN IF NOT EXISTS %m%_max_5m_at timestamptz,
-@demand    ADD COLUMN IF NOT EXISTS %m%_abs_sum double precision,
 @weighted    ADD COLUMN IF NOT EXISTS %m%_weighted real,
-@weighted    ADD COLUMN IF NOT EXISTS %m%_weighted_sum double precision,
-@weighted    ADD COLUMN IF NOT EXISTS %m%_weight double precision,
     ALTER COLUMN irregular SET DEFAULT false;
 COMMENT ON TABLE flux.%table% IS
     'Meters, %width%: …_avg, …_min, …_max of the samples; each counter''s …_delta is what it counted in the bucket (null: not known), …_min its lowest good reading (null where samples = 0).';
