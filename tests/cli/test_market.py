@@ -108,6 +108,22 @@ class TestFetch:
         assert f"{start:%Y-%m-%d %H:%M}" in told.stdout
         assert [stored.step.action for stored in await schedule_of(db, "WLCE")] == ["charge_max"]
 
+    def test_the_worker_does_it_by_its_file(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert "no market platform has been asked yet" in run("status").stdout
+        with served(Platform(elexon)) as platform:
+            file = tmp_path / "worker.yaml"
+            file.write_text(f"market:\n  elexon: {{every: 5m, back: 1h, base_url: '{platform.url}'}}\n")
+            monkeypatch.setenv("FLUX_WORKER_FILE", str(file))
+            result = CliRunner().invoke(app, ["worker", "--once"])
+            assert result.exit_code == 0, result.exception
+        (row,) = as_json(run("status", "--json"))
+        assert (row["name"], row["failure"]) == ("market elexon", None)
+        assert row["age_s"] < 60
+        assert {row["name"] for row in as_json(run("list", "--json")) if row["count"]} >= {
+            "imbalance_price",
+            "niv_estimate",
+        }
+
     def test_a_platform_that_answers_nonsense(self, run: Run) -> None:
         with (
             served(Platform(lambda _: Reply({"rows": []}))) as platform,
