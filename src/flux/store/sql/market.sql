@@ -29,17 +29,21 @@ BEGIN
         FROM keys k
         JOIN flux.market_data_history h ON h.type = k.type AND h.time = k.time AND h.site IS NOT DISTINCT FROM k.site
     ), stated AS (
-        SELECT 0::bigint AS n, o.type, o.site, o.time, o.value, o.metadata, s.known_at
+        SELECT 0::bigint AS n, o.type, o.site, o.time, o.value, o.metadata, s.known_at,
+            CASE WHEN s.known_at = o.known_at THEN o.id END AS id,
+            CASE WHEN s.known_at = o.known_at THEN o.repeated_at::text END AS before
         FROM old o CROSS JOIN LATERAL unnest(o.known_at || o.repeated_at) AS s(known_at)
         UNION ALL
-        SELECT g.n, g.type, g.site, g.time, g.value, g.metadata, g.known_at FROM given g
-    ), placed AS (
-        SELECT DISTINCT ON (s.type, s.site, s.time, s.known_at) s.*
-        FROM stated s ORDER BY s.type, s.site, s.time, s.known_at, s.n
+        SELECT g.n, g.type, g.site, g.time, g.value, g.metadata, g.known_at, NULL, NULL FROM given g
+    ), ranked AS (
+        -- by windows and sets, no joins: the planner takes a batch for a few rows, and would join each with each
+        SELECT s.*, row_number() OVER w AS place, first_value(s.value) OVER w AS said,
+            first_value(s.metadata) OVER w AS said_of
+        FROM stated s WINDOW w AS (PARTITION BY s.type, s.site, s.time, s.known_at ORDER BY s.n)
     ), marked AS (
         SELECT p.*, lag(p.known_at) OVER w IS NULL OR (p.value, p.metadata) IS DISTINCT FROM
             (lag(p.value) OVER w, lag(p.metadata) OVER w) AS changed
-        FROM placed p WINDOW w AS (PARTITION BY p.type, p.site, p.time ORDER BY p.known_at)
+        FROM ranked p WHERE p.place = 1 WINDOW w AS (PARTITION BY p.type, p.site, p.time ORDER BY p.known_at)
     ), numbered AS (
         SELECT m.*, count(*) FILTER (WHERE m.changed)
             OVER (PARTITION BY m.type, m.site, m.time ORDER BY m.known_at) AS version
@@ -47,19 +51,17 @@ BEGIN
     ), wanted AS (
         SELECT m.type, m.site, m.time, m.version, min(m.known_at) AS known_at,
             (array_agg(m.value))[1] AS value, (array_agg(m.metadata))[1] AS metadata,
-            (array_agg(m.known_at ORDER BY m.known_at))[2:] AS repeated_at
+            (array_agg(m.known_at ORDER BY m.known_at))[2:] AS repeated_at,
+            (array_agg(m.id ORDER BY m.known_at))[1] AS id, (array_agg(m.before ORDER BY m.known_at))[1] AS before
         FROM numbered m GROUP BY m.type, m.site, m.time, m.version
     ), dropped AS (
         -- what it said is in the row before it now
-        DELETE FROM flux.market_data_history h USING old o WHERE h.id = o.id AND NOT EXISTS (
-            SELECT FROM wanted w WHERE w.type = o.type AND w.site IS NOT DISTINCT FROM o.site AND w.time = o.time
-                AND w.known_at = o.known_at)
+        DELETE FROM flux.market_data_history h
+        WHERE h.id IN (SELECT o.id FROM old o EXCEPT SELECT w.id FROM wanted w)
     ), kept AS (
         INSERT INTO flux.market_data_history AS h (type, site, time, value, metadata, known_at, repeated_at)
         SELECT w.type, w.site, w.time, w.value, w.metadata, w.known_at, w.repeated_at
-        FROM wanted w LEFT JOIN old o ON o.type = w.type AND o.time = w.time AND o.known_at = w.known_at
-            AND o.site IS NOT DISTINCT FROM w.site
-        WHERE o.id IS NULL OR o.repeated_at <> w.repeated_at
+        FROM wanted w WHERE w.id IS NULL OR w.before <> w.repeated_at::text
         ORDER BY w.type, w.site, w.time, w.known_at
         ON CONFLICT (type, site, time, known_at) DO UPDATE SET repeated_at = excluded.repeated_at
         RETURNING h.xmax = 0 AS fresh
@@ -75,9 +77,7 @@ BEGIN
             SET value = excluded.value, metadata = excluded.metadata, known_at = excluded.known_at
     )
     SELECT (SELECT count(*) FROM kept k WHERE k.fresh),
-        (SELECT count(*) FROM given g JOIN placed p ON p.type = g.type AND p.time = g.time AND p.known_at = g.known_at
-            AND p.site IS NOT DISTINCT FROM g.site
-            WHERE (p.value, p.metadata) IS DISTINCT FROM (g.value, g.metadata));
+        (SELECT count(*) FROM ranked r WHERE r.n > 0 AND (r.value, r.metadata) IS DISTINCT FROM (r.said, r.said_of));
 END $$;
 COMMENT ON FUNCTION flux.market_place(integer[], text[], timestamptz[], double precision[], jsonb[], timestamptz[]) IS
     'Part of flux.record_market: values whose known_at is stated.';
