@@ -170,9 +170,7 @@ class TestImport:
         assert "2 values from -10 to 95, 2024-06-01 12:00 to 2024-06-01 12:30 UTC" in told
         assert "2 values, 2 new or changed" in told
         at = ["show", "imbalance_price", "--from", "2024-06-01", "--to", "2024-06-02", "--json", "--as-of"]
-        values = [
-            [row["imbalance_price_£/MWh"] for row in as_json(run(*at, f"2024-06-01T12:{m}Z"))] for m in (19, 20, 50)
-        ]
+        values = [[row["value"] for row in as_json(run(*at, f"2024-06-01T12:{m}Z"))] for m in (19, 20, 50)]
         assert values == [[], [95.0], [95.0, -10.0]]
 
     def test_a_dry_run_stores_nothing(self, run: Run, file: Path) -> None:
@@ -189,9 +187,9 @@ class TestImport:
         again = [part for part in self.options(file) if part not in ("--known-after", "20m")]
         assert "1 new or changed" in run(*again).stdout  # a correction, known since now
         show = ("show", "3", "--from", "2024-06-01", "--to", "2024-06-02")
-        assert [row["imbalance_price_£/MWh"] for row in as_json(run(*show, "--json"))] == [96.0, -10.0]
+        assert [row["value"] for row in as_json(run(*show, "--json"))] == [96.0, -10.0]
         rows = list(csv.DictReader(run(*show, "--history", "--csv").stdout.splitlines()))
-        assert [row["imbalance_price_£/MWh"] for row in rows] == ["95.0", "96.0", "-10.0"]
+        assert [row["value"] for row in rows] == ["95.0", "96.0", "-10.0"]
 
     def test_a_type_of_ones_own(self, run: Run, file: Path) -> None:
         run("types", "add", "carbon", "--unit", "g/kWh", "--description", "carbon intensity", "--holds", "1h")

@@ -93,8 +93,12 @@ def show(
     rows = [_row(kind, value) for value in values]
     if as_csv:
         _print_csv(rows)
+    elif as_json:
+        _print(rows, as_json, None)
     else:
-        _print(rows, as_json, None, nothing=f"no {kind.name} in that span")
+        shown = [{"time": row["time"], "site": row["site"], f"{kind.name}_{kind.unit}": row["value"]} for row in rows]
+        more = [{"known_at": row["known_at"], "metadata": row["metadata"]} for row in rows]
+        _print([a | b for a, b in zip(shown, more, strict=True)], False, None, nothing=f"no {kind.name} in that span")
 
 
 @app.command()
@@ -181,8 +185,10 @@ def correlate(
 def _row(kind: "DataType", value: "MarketValue") -> dict[str, Any]:
     return {
         "time": value.time,
+        "type": kind.name,
         "site": value.site,
-        f"{kind.name}_{kind.unit}": value.value,
+        "value": value.value,
+        "unit": kind.unit,
         "known_at": value.known_at,
         "metadata": value.metadata,
     }
