@@ -30,6 +30,7 @@ BENCHMARKS = (
     "transfer",
     "scaling",
     "scan",
+    "registry",
 )
 
 

@@ -41,7 +41,7 @@ async def timed(name: str, ask: Callable[[], Awaitable[list[Any]]], rounds: int)
         rows = len(await ask())
         seconds.append(time.perf_counter() - began)
     p50, p99 = percentiles(seconds)
-    print(f"queries: {name}: {rows:,} rows, p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+    print(f"{name}: {rows:,} rows, p50 {p50:.1f} ms, p99 {p99:.1f} ms")
 
 
 async def ask_all(dsn: str, rounds: int) -> None:
