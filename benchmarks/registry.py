@@ -1,7 +1,7 @@
 """10,000 registered devices: how long the list, a filter and the overview of their health take, p50 and p99.
 
-By the functions that the command line uses, on one connection, until every device is an object in Python. Each device has
-a day of records of its health.
+By the functions that the command line uses, on one connection, until every device is an object in Python. Each device
+has a day of records of its health.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ START = datetime(2026, 1, 15, tzinfo=UTC)
 
 _REGISTER = """
     INSERT INTO flux.mg_device_registry (name, type, site, metadata)
-    SELECT 'S' || lpad((n %% 100)::text, 2, '0') || '-METER-' || lpad(n::text, 5, '0'), 'meter', 'S' || lpad((n %% 100)::text, 2, '0'),
+    SELECT s.site || '-METER-' || lpad(n::text, 5, '0'), 'meter', s.site,
            jsonb_build_object('host', '10.0.' || n / 250 || '.' || n %% 250, 'register_map', 'acuvim2_standard',
-                              'meter_type', (ARRAY['grid', 'load', 'generation', 'storage'])[n %% 4 + 1], 'ct_ratio', 200,
-                              'serial_number', 'AH' || n, 'manufacturer', 'AccuEnergy', 'hall', n %% 7)
-    FROM generate_series(1, %s) n
+                              'meter_type', (ARRAY['grid', 'load', 'generation', 'storage'])[n %% 4 + 1],
+                              'ct_ratio', 200, 'serial_number', 'AH' || n, 'manufacturer', 'AccuEnergy', 'hall', n %% 7)
+    FROM generate_series(1, %s) n CROSS JOIN LATERAL (SELECT 'S' || lpad((n %% 100)::text, 2, '0')) s(site)
 """
 _HEALTH = """
     INSERT INTO flux.device_health (device_id, timestamp, status, response_time_ms, last_successful_poll)
