@@ -1,8 +1,10 @@
 """Tariff files that are refused: each with file, line, field and what is wrong; and what is taken."""
 
+from pathlib import Path
+
 import pytest
 
-from flux.analysis.tariff import Market, Tariff, parse_tariff, tariff_hash
+from flux.analysis.tariff import Market, Tariff, load_tariff, parse_tariff, tariff_hash
 from flux.config import YamlDocument
 from flux.errors import InputError
 
@@ -86,3 +88,8 @@ def test_a_wrong_tariff_is_refused_in_a_line(old: str, new: str, message: str) -
 def test_a_tariff_without_rates_is_none() -> None:
     with pytest.raises(InputError, match="rates: names no rate"):
         parsed("rates: {}")
+
+
+def test_the_example_of_the_docs_is_taken() -> None:
+    tariff = load_tariff(Path(__file__).parents[2] / "docs" / "examples" / "tariff.yaml")
+    assert [rate.name for rate in tariff.rates.export] == ["energy", "supplier share"]
