@@ -136,9 +136,9 @@ def test_plans_side_by_side_are_what_each_is_alone() -> None:
 def test_a_worker_that_cannot_go_on_says_why() -> None:
     follows = TariffRate(name="day ahead", market=Market.DAY_AHEAD)
     tariff = Tariff(rates=DirectionRates(import_=(follows,)))
-    backtests = [Backtest("well", plan_of(), setting(), None), Backtest("ill", plan_of(), setting(), tariff)]
+    ill = Backtest("ill", plan_of(), setting(), tariff)
     with pytest.raises(InputError, match="the tariff follows the day_ahead price, and there are no prices of it"):
-        run_all(backtests, processes=2)
+        run_all([ill], processes=2)
 
 
 def test_a_month_begins_at_local_midnight() -> None:

@@ -23,10 +23,13 @@ from tests.analysis.kit import (
 )
 
 from flux.analysis.flows import Flow
+from flux.analysis.halfhours import half_hour_columns
 from flux.analysis.known import MarketAsKnown, Release, newest_prices
-from flux.analysis.outcome import outcome_of
+from flux.analysis.outcome import outcome_of, priced
 from flux.analysis.simulate import Setting, simulate
 from flux.analysis.summary import months_of
+from flux.analysis.tariff import parse_tariff
+from flux.config import YamlDocument
 from flux.control.plan import ControllerPlan
 from flux.control.state import MarketPair
 from flux.devices.simulator.physics import Battery, BatterySpec, Meter, MeterTap, SitePhysics
@@ -34,6 +37,15 @@ from flux.devices.simulator.profiles import Constant, SyntheticLoad, SyntheticSo
 from flux.model import SETTLEMENT_PERIOD
 
 LONDON = ZoneInfo("Europe/London")
+EVENINGS = parse_tariff(
+    YamlDocument(
+        """
+rates: {import: [{name: evening, price: 400, periods: [{start: "17:00", end: "18:00"}]}]}
+daily: [{name: standing, charge: 2.0}]
+""",
+        "tariff.yaml",
+    )
+)
 
 
 def test_import_avoidance_takes_the_load_from_the_battery_until_it_is_at_its_lowest() -> None:
@@ -174,6 +186,13 @@ def test_local_days_are_as_long_as_they_are(first: tuple[int, int, int], days: i
     assert outcome.discharge_kwh.sum() == pytest.approx(days * 0.25)
     when = [instant for instant, kwh in zip(outcome.timeline.starts(), outcome.discharge_kwh, strict=True) if kwh]
     assert {instant.astimezone(LONDON).strftime("%H:%M") for instant in when} == {"17:00", "17:30"}
+    bill = priced(outcome, EVENINGS).money
+    assert bill is not None
+    assert bill.total_without == pytest.approx(days * (2.0 + 0.25 * 0.4)), "£400/MWh for an hour of each local day"
+    assert bill.earned == pytest.approx(days * 0.25 * 0.4)
+    assert bill.daily == {"standing": pytest.approx(days * 2.0)}
+    periods = half_hour_columns(outcome)["settlement_period"]
+    assert (periods[0], periods[-1]) == (1, half_hours_each if days == 1 else 48)
     months = months_of(outcome)
     assert len(months) == (12 if days > 1 else 1)
     assert sum(month["load_kwh"] for month in months) == pytest.approx(outcome.load_kwh.sum())
