@@ -29,6 +29,14 @@ LIVE_MINUTES = 7
 AIM_LIVE_S = 0.3
 START = datetime(2026, 1, 5, tzinfo=UTC)
 LEVELS = [m.name for m in METER_METRICS if m.kind is MetricKind.LEVEL]
+DEMAND = sql.SQL(
+    "max({m}), date_trunc('minute', (array_agg(time ORDER BY {m} DESC))[1]), avg({m}), "
+    "date_bin('5 minutes', min(time), '2000-01-01 00:00+00'), sum(abs({m}::double precision))"
+)
+WEIGHTED = sql.SQL(
+    "sum({m}::double precision * abs({w})) / nullif(sum(abs({w}::double precision)), 0), "
+    "sum({m}::double precision * abs({w})), sum(abs({w}::double precision))"
+)
 COUNTERS = [m.name for m in METER_METRICS if m.kind is MetricKind.COUNTER]
 
 
@@ -66,11 +74,19 @@ def fill(conn: Connection[Any], devices: int, first: int, minutes: int, counter:
 
 def plain_statement() -> sql.Composed:
     """Group and store the same columns of 5 minutes, without anything else."""
-    level = sql.SQL("avg({0}), min({0}), max({0})")
+    level = sql.SQL("avg({0}), min({0}), max({0}), sum({0}::double precision), count({0})")
     counter = sql.SQL("min({0}), max({0}) - min({0})")
     parts = [level.format(sql.Identifier(m)) for m in LEVELS] + [counter.format(sql.Identifier(m)) for m in COUNTERS]
-    names = [f"{m}_{s}" for m in LEVELS for s in ("avg", "min", "max")]
+    names = [f"{m}_{s}" for m in LEVELS for s in ("avg", "min", "max", "sum", "count")]
     names += [f"{m}_{s}" for m in COUNTERS for s in ("min", "delta")]
+    for metric in METER_METRICS:
+        own = {"m": sql.Identifier(metric.name), "w": sql.Identifier(metric.weight or "")}
+        if metric.demand:
+            names += [f"{metric.name}_{s}" for s in ("max_1m", "max_1m_at", "max_5m", "max_5m_at", "abs_sum")]
+            parts.append(DEMAND.format(**own))
+        if metric.weight is not None:
+            names += [f"{metric.name}_{s}" for s in ("weighted", "weighted_sum", "weight")]
+            parts.append(WEIGHTED.format(**own))
     return sql.SQL(
         """INSERT INTO plain (device_id, time_b, samples, {})
            SELECT device_id, date_bin('5 minutes', time, '2000-01-01 00:00+00'), count(*), {}
