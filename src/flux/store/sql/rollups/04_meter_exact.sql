@@ -166,6 +166,8 @@ DECLARE
     low        double precision[];
     reach_lo   double precision;  -- what the falls that touch [lo, hi) need
     reach_hi   double precision;
+    given_lo   CONSTANT timestamptz := lo;
+    given_hi   CONSTANT timestamptz := hi;
     last_lo    timestamptz;
     last_hi    timestamptz;
     sure_from  timestamptz[];     -- by counter: between these, all gaps and events are known
@@ -173,6 +175,7 @@ DECLARE
     gaps       flux.rollup_gaps[];
     events     flux.counter_events[];
     skipped    boolean;
+    odd        boolean;           -- it fell, or rose by more than can be carried
     i          integer;
     j          integer;
     seen       integer;
@@ -251,12 +254,21 @@ BEGIN
                     i := i + 1;
                     CONTINUE;
                 END IF;
-                ruling := NULL;
-                IF ruled AND x_at IS NOT NULL AND (y_v < x_v OR y_v - x_v > carry * (y_us - x_us + 60 * second)) THEN
+                odd := x_at IS NOT NULL AND (y_v < x_v OR y_v - x_v > carry * (y_us - x_us + 60 * second));
+                IF y_us < 0 AND NOT odd THEN  -- before [lo, hi) only the last good reading matters
+                    x_at := times[i];
+                    x_us := y_us;
+                    x_v := y_v;
+                    i := i + 1;
+                    CONTINUE;
+                END IF;
+                IF odd AND ruled THEN
                     SELECT u.* INTO ruling FROM flux.counter_rulings u
                     WHERE u.device_id = of_device AND u.counter = names[k] AND u.time = times[i];
                 END IF;
-                IF x_at IS NOT NULL AND y_v - x_v > carry * (y_us - x_us + 60 * second) THEN
+                IF NOT odd THEN
+                    step := y_v - x_v;
+                ELSIF y_v > x_v THEN
                     -- a rise that cannot have been carried counts nothing, unless somebody says that it is true
                     kind := 'jump';
                     step := CASE WHEN ruling.kind = 'rise' THEN y_v - x_v WHEN ruling.kind = 'step' THEN ruling.step ELSE 0 END;
@@ -269,7 +281,7 @@ BEGIN
                         reach_lo := least(reach_lo, x_us);
                         reach_hi := greatest(reach_hi, y_us);
                     END IF;
-                ELSIF x_at IS NOT NULL AND y_v < x_v AND ruling.kind <> 'as_judged' THEN
+                ELSIF ruling.kind <> 'as_judged' THEN
                     width := flux.counter_width(metadata, names[k]);
                     CASE ruling.kind
                         WHEN 'restart' THEN kind := 'restart'; step := y_v;
@@ -282,7 +294,7 @@ BEGIN
                         reach_lo := least(reach_lo, x_us);
                         reach_hi := greatest(reach_hi, y_us);
                     END IF;
-                ELSIF x_at IS NOT NULL AND y_v < x_v THEN
+                ELSE
                     -- a fall: back within 3 readings or 5 minutes, whichever is longer, but at most 2 hours?
                     seen := 0;
                     back := NULL;
@@ -336,8 +348,6 @@ BEGIN
                         reach_lo := least(reach_lo, x_us);
                         reach_hi := greatest(reach_hi, y_us);
                     END IF;
-                ELSE
-                    step := y_v - x_v;
                 END IF;
 
                 -- the line from x to y
@@ -388,7 +398,9 @@ BEGIN
     END LOOP;
 
     -- ── write ──
-    PERFORM flux.ensure_rollup_partitions('meter', ARRAY[(of_device, lo, hi, false)::flux.rollup_range]);
+    IF lo < given_lo OR hi > given_hi THEN  -- (for what was asked for they are there)
+        PERFORM flux.ensure_rollup_partitions('meter', ARRAY[(of_device, lo, hi, false)::flux.rollup_range]);
+    END IF;
     DELETE FROM flux.mg_meter_readings_5m_intermediate t
     WHERE t.device_id = of_device AND t.time_b >= lo AND t.time_b < hi AND t.samples = 0;
     INSERT INTO flux.mg_meter_readings_5m_intermediate (
