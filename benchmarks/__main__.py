@@ -24,6 +24,7 @@ BENCHMARKS = (
     "decide",
     "edge_memory",
     "jitter",
+    "hunting",
     "optimum",
     "backtest",
     "queries",
