@@ -28,6 +28,7 @@ from flux.store.decisions import (
     store_decisions,
 )
 from flux.store.ingest import IngestResult
+from flux.store.lifecycle import retention_turn
 
 Conn = AsyncConnection[Any]
 MINUTE = timedelta(minutes=1)
@@ -186,3 +187,11 @@ async def test_the_key_begins_with_the_device_and_rows_are_kept_90_days(db: Conn
     assert await fetch(db, query) == [('PRIMARY KEY (device_id, plan, "time")',)]
     keep_days = "SELECT keep FROM flux.time_series WHERE table_name = 'control_decisions'"
     assert await fetch(db, keep_days) == [(timedelta(days=90),)]
+
+
+async def test_decisions_are_kept_for_90_days(db: Conn, bess: DeviceId) -> None:
+    ((now,),) = await fetch(db, "SELECT now()")
+    times = [now - timedelta(days=days) for days in (120, 80, 0)]
+    await store_decisions(db, [kept(bess, time) for time in times], [TEXT])
+    await retention_turn(db, None)
+    assert [time for (time,) in await fetch(db, "SELECT time FROM flux.control_decisions ORDER BY time")] == times[1:]
