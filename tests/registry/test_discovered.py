@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
+from tests.devices.fleet import fleet, host
 from tests.support import NOON, add_device, fetch
 from typer.testing import CliRunner, Result
 
 from flux.cli.app import app
-from flux.devices.discovery import FoundUnit, RecognisedBy
+from flux.devices.client import ConnectionPool
+from flux.devices.discovery import FoundUnit, RecognisedBy, ScanOptions, scan
+from flux.devices.driver import driver_for
 from flux.errors import InputError, RefusedError
 from flux.model import DeviceType
 from flux.registry import get_device
@@ -119,6 +122,20 @@ async def test_templates_of_the_registry_are_tried_too(db: AsyncConnection[Any])
         "INSERT INTO flux.device_templates (name, hash, body) VALUES ('own', 'x', %s)", [f"name: own\n{body}"]
     )
     assert {"own", "tesla_powerpack"} <= {template.name for template in await known_templates(db)}
+
+
+async def test_a_fleet_is_scanned_registered_and_polled(db: AsyncConnection[Any]) -> None:
+    templates = {template.name: template for template in await known_templates(db)}
+    async with fleet() as here, ConnectionPool() as pool:
+        hosts = [host(number) for number in (1, 2, 3, 4, 6, 20)]
+        ports = await scan(hosts, ScanOptions((here.port,), (1, 2)), list(templates.values()))
+        found = await compare(db, [unit for port in ports for unit in port.units], "WLCE")
+        devices = await register(db, found, "WLCE", NOON, actor="test")
+        assert len(devices) == 6
+        for device in devices:
+            assert device.metadata.template_name is not None
+            driver = driver_for(device, templates[device.metadata.template_name], pool, lambda: NOON)
+            assert driver.reading(await driver.poll()) is not None, device.name
 
 
 Run = Callable[..., Result]

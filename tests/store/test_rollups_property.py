@@ -37,6 +37,7 @@ STEPS = st.one_of(
     st.sampled_from([3 * HOUR, 24 * HOUR, 24 * HOUR + 1, 30 * HOUR, 2 * HOUR]),
     st.integers(1, 10 * MINUTE),
 )
+HOURS = st.sampled_from([2 * HOUR, 7 * HOUR, 11 * HOUR, 23 * HOUR])
 MOVES = st.sampled_from(["up"] * 10 + ["none"] * 2 + ["zero", "low", "reset", "restart", "fix", "wrap"])
 """What a counter does from one reading to the next; ``none``: it is not in the reading."""
 RISES = st.sampled_from([0.0, 0.1, 0.37, 1.5, 250.25])
@@ -45,9 +46,10 @@ RISES = st.sampled_from([0.0, 0.1, 0.37, 1.5, 250.25])
 @st.composite
 def timelines(draw: st.DrawFn) -> list[Row]:
     """The readings of one device in time order."""
-    # half of them mostly as a sound meter reports: each minute, all counters, rising
-    sound = draw(st.booleans())
-    steps = draw(st.lists(st.just(MINUTE) | STEPS if sound else STEPS, min_size=1, max_size=30))
+    # some as a sound meter reports, all counters, rising: each minute, or a few times a day
+    pace = draw(st.sampled_from([STEPS, st.just(MINUTE) | STEPS, HOURS]))
+    sound = pace is not STEPS
+    steps = draw(st.lists(pace, min_size=1, max_size=30))
     moves_drawn = st.sampled_from(["up"] * 15 + ["zero", "none", "reset"]) if sound else MOVES
     counters = [draw(st.sampled_from([0.0, 9_990.0, 123_456.78])) for _ in COUNTERS]
     together = draw(st.booleans())
@@ -134,7 +136,12 @@ def stories(draw: st.DrawFn) -> tuple[list[tuple[dict[str, Any], list[Row]]], li
     devices = []
     for _ in range(draw(st.integers(1, 2))):
         rows = draw(timelines())
-        rows = draw(st.permutations(rows)) if draw(st.booleans()) else rows
+        order = draw(st.sampled_from(["as they were read", "any", "middle last"]))
+        if order == "any":
+            rows = draw(st.permutations(rows))
+        elif order == "middle last":  # a gap that is listed at first, and filled later
+            first, last = len(rows) // 3, 2 * len(rows) // 3
+            rows = [*rows[:first], *rows[last:], *rows[first:last]]
         devices.append((draw(METADATA), list(rows)))
     actions = [(draw(st.integers(0, len(devices) - 1)), action) for action in draw(ACTIONS)]
     return devices, actions
@@ -277,6 +284,37 @@ def test_rollups_equal_the_reference(
     conn: Connection[Any], story: tuple[list[tuple[dict[str, Any], list[Row]]], list[tuple[int, Action]]]
 ) -> None:
     tell(conn, *story)
+
+
+@st.composite
+def sound_timelines(draw: st.DrawFn) -> tuple[list[Row], int, int]:
+    """All counters in each reading, rising; and from which to which reading they come late."""
+    steps = draw(st.lists(st.sampled_from([MINUTE, 30 * MINUTE]) | HOURS, min_size=6, max_size=14))
+    rows: list[Row] = []
+    time, value = 0, 1000.0
+    for step in steps:
+        time, value = time + step, value + draw(RISES)
+        rows.append((time, value, value, value, 1.0, 1.0))
+    first = draw(st.integers(2, len(rows) - 4))
+    return rows, first, draw(st.integers(first + 1, len(rows) - 2))
+
+
+@settings(COMMON, max_examples=10)
+@given(sound=sound_timelines(), batch=st.integers(1, 5))
+def test_what_comes_late_leaves_no_gap_listed_that_is_none(
+    conn: Connection[Any], sound: tuple[list[Row], int, int], batch: int
+) -> None:
+    rows, first, last = sound
+    device = add_device(conn, {})
+    late = rows[first:last]
+    insert(conn, device, rows[:first] + rows[last:])
+    for start in range(0, len(late) + 1, batch):
+        refresh(conn)
+        check(conn, device, _limits({}))
+        if late[start : start + batch]:
+            insert(conn, device, late[start : start + batch])
+    refresh(conn)
+    check(conn, device, _limits({}))
 
 
 @pytest.mark.long
