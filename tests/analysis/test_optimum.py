@@ -256,7 +256,7 @@ def small_cases(draw: st.DrawFn) -> OptimumInputs:
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(inputs=small_cases())
 def test_it_is_as_good_as_an_exhaustive_search(inputs: OptimumInputs) -> None:
     found = optimum(inputs)
@@ -286,7 +286,7 @@ def some_course(inputs: OptimumInputs, generator: np.random.Generator) -> tuple[
     return charge, discharge
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), low=st.sampled_from([-300.0, 0.0]))
 def test_no_course_costs_less(seed: int, low: float) -> None:
     generator = np.random.default_rng(seed)
@@ -308,7 +308,7 @@ def test_no_course_costs_less(seed: int, low: float) -> None:
         assert found.cost <= cost + 1e-6
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_no_backtest_costs_less(seed: int) -> None:
     """Modes that follow the market, on random prices; the same physics and the same tariff."""
     generator = np.random.default_rng(seed)

@@ -230,7 +230,7 @@ rates:
 """
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(text=tariffs(), day=st.dates(date(2024, 1, 1), date(2024, 12, 29)), seed=st.integers(0, 9))
 def test_steps_agree_with_a_plain_reading(text: str, day: date, seed: int) -> None:
     tariff = tariff_of(text)
