@@ -135,7 +135,7 @@ async def test_what_trying_again_would_not_mend(status: int, error: type[Excepti
 
 
 async def test_nobody_there() -> None:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, verify=False) as client:
         time = Time(NOON)
         http = MarketHttp("elexon", "http://127.0.0.1:9", client, QUICK, time.monotonic, time.sleep)
         with pytest.raises(UnavailableError, match=r"elexon: .*connect"):

@@ -112,13 +112,10 @@ async def test_nothing_can_be_known_before_it_is(db: Conn) -> None:
     assert await newest(db) == []
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-async def test_what_is_no_number_is_refused(db: Conn, value: float) -> None:
-    with pytest.raises(InputError, match="not a number"):
-        await upsert(db, [price(value, 5)])
-
-
-async def test_unknown_types_and_sites_are_told(db: Conn) -> None:
+async def test_what_cannot_be_is_told(db: Conn) -> None:
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(InputError, match="not a number"):
+            await upsert(db, [price(value, 5)])
     with pytest.raises(InputError, match="no market data type 77"):
         await upsert(db, [MarketValue(type=77, time=NOON, value=1)])
     with pytest.raises(InputError, match="no site NOPE"):
@@ -264,7 +261,7 @@ async def test_any_order_and_repetition_give_the_same_tables(db: Conn, data: st.
     values = [price(value, known, time=NOON + timedelta(minutes=30 * half)) for half, known, value in stated]
     expected = _what_was_known(values)
     tables = []
-    for _ in range(2):
+    for arrival in range(2):
         arriving = data.draw(st.permutations(values + values[: len(values) // 2]))
         cut = data.draw(st.integers(0, len(arriving)))
         async with db.transaction(force_rollback=True):
@@ -272,7 +269,8 @@ async def test_any_order_and_repetition_give_the_same_tables(db: Conn, data: st.
             for value in arriving[cut:]:
                 await upsert(db, [value])
             tables.append((await fetch(db, HISTORY), await fetch(db, NEWEST)))
-            assert {minute: await as_of(db, minute) for minute in range(-1, 10)} == expected
+            if arrival == 0:
+                assert {minute: await as_of(db, minute) for minute in range(-1, 10)} == expected
     assert tables[0] == tables[1]
 
 
