@@ -37,6 +37,7 @@ def run_demo() -> dict[str, int]:
             for line in lines:
                 if line.strip().startswith("$ "):
                     paste(line.strip()[2:])
+            maintenance_by_sql()
             figures = count_readings()
             os.killpg(demo.pid, signal.SIGINT)
             rest, _ = demo.communicate(timeout=60)
@@ -76,6 +77,38 @@ def query(sql: str) -> str:
         [".venv/bin/flux", "db", "psql", "--", "-XAtc", sql], cwd=ROOT, capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
+
+
+def maintenance_by_sql() -> None:
+    """Within 5 s the battery is at 0 kW, not polled and not controlled; afterwards it is tested and active again."""
+    began = time.monotonic()
+    query(
+        """UPDATE flux.mg_device_registry SET active = false, metadata = jsonb_set(metadata, '{maintenance}',
+           '{"started_at": "2024-01-01T10:00:00Z", "reason": "Firmware upgrade",
+             "expected_duration": "2 hours"}'::jsonb)
+           WHERE name = 'WLCE-BESS-01'"""
+    )
+    while (seen := battery_at_rest()) is not None:
+        if time.monotonic() > began + 5:
+            sys.exit(f"5 s after maintenance began: {seen}")
+        time.sleep(0.1)
+    print(f"maintenance by SQL: at rest {time.monotonic() - began:.1f} s later")
+    query("UPDATE flux.mg_device_registry SET active = true WHERE name = 'WLCE-BESS-01'")
+    for _ in range(100):
+        if query("SELECT state FROM flux.mg_device_registry WHERE name = 'WLCE-BESS-01'") == "active":
+            return
+        time.sleep(0.2)
+    sys.exit("the battery did not become active again after maintenance")
+
+
+def battery_at_rest() -> str | None:
+    """None: it is; else what it is, in words."""
+    status = json.loads((ROOT / ".flux" / "edge" / "WLCE" / "status.json").read_text())
+    (device,) = [one for one in status["devices"] if one["name"] == "WLCE-BESS-01"]
+    controller = status["controller"]
+    if device["polled"] or controller["target_kw"] is not None or controller["acknowledged_kw"] != 0:
+        return f"polled {device['polled']}, target {controller['target_kw']}, {controller['acknowledged_kw']} kW"
+    return None
 
 
 def wait_for_live_readings() -> None:

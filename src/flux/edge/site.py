@@ -116,9 +116,12 @@ class Site:
         self._changing = asyncio.Lock()
 
     async def apply(self, snapshot: RegistrySnapshot) -> None:
-        """Make pollers and controller fit ``snapshot``."""
+        """Make pollers and controller fit ``snapshot``; a battery that is to rest is told so now, not in a while."""
+        before = self.halted()
         async with self._changing:
             await self._apply(snapshot)
+        if (reason := self.halted()) is not None and reason != before:
+            await self.wake()
 
     async def _apply(self, snapshot: RegistrySnapshot) -> None:
         self.snapshot = snapshot
