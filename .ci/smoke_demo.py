@@ -66,15 +66,32 @@ def read_until_ready(demo: subprocess.Popen[str]) -> list[str]:
 
 def paste(command: str) -> None:
     """Run a printed line as a person would, from the checkout; it must succeed and say something."""
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    print(f"$ {command}\n{done.stdout[:600]}{done.stderr[:600]}")
-    if done.returncode or not done.stdout.strip():
+    with subprocess.Popen(
+        ["bash", "-c", command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as pasted:
+        try:
+            printed, _ = pasted.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(pasted.pid, signal.SIGKILL)  # what it started too, or its end of the pipe would be waited for
+            sys.exit(f"this printed line does not end: {command}")
+    print(f"$ {command}\n{printed[:600]}", flush=True)
+    if pasted.returncode or not printed.strip():
         sys.exit(f"this printed line does not work: {command}")
 
 
 def query(sql: str) -> str:
     done = subprocess.run(
-        [".venv/bin/flux", "db", "psql", "--", "-XAtc", sql], cwd=ROOT, capture_output=True, text=True, check=True
+        [".venv/bin/flux", "db", "psql", "--", "-XAtc", sql],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     return done.stdout.strip()
 
@@ -106,7 +123,7 @@ def battery_at_rest() -> str | None:
     status = json.loads((ROOT / ".flux" / "edge" / "WLCE" / "status.json").read_text())
     (device,) = [one for one in status["devices"] if one["name"] == "WLCE-BESS-01"]
     controller = status["controller"]
-    if device["polled"] or controller["target_kw"] is not None or controller["acknowledged_kw"] != 0:
+    if device["polled"] or controller["target_kw"] or controller["acknowledged_kw"] != 0:
         return f"polled {device['polled']}, target {controller['target_kw']}, {controller['acknowledged_kw']} kW"
     return None
 
