@@ -1,11 +1,13 @@
 """Background jobs on a real database: they take turns, fail alone, and come back."""
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import AsyncConnection
+from structlog.testing import capture_logs
 from tests.support import fetch
 
 from flux.errors import RefusedError
@@ -16,18 +18,22 @@ Conn = AsyncConnection[Any]
 
 
 class Turns:
-    """A sleep that lets each job have so many turns and then waits for ever."""
+    """A sleep that lets each of ``jobs`` jobs have so many turns and then waits for ever; their intervals differ."""
 
-    def __init__(self, count: int) -> None:
-        self._left = count
+    def __init__(self, count: int, jobs: int = 1) -> None:
+        self._count = count
+        self._jobs = jobs
+        self._had: Counter[float] = Counter()
         self.done = asyncio.Event()
 
-    async def sleep(self, _seconds: float) -> None:
-        self._left -= 1
-        if self._left <= 0:
+    async def sleep(self, every_s: float) -> None:
+        self._had[every_s] += 1
+        if self._had[every_s] < self._count:
+            await asyncio.sleep(0)
+            return
+        if sum(had == self._count for had in self._had.values()) == self._jobs:
             self.done.set()
-            await asyncio.Event().wait()
-        await asyncio.sleep(0)
+        await asyncio.Event().wait()
 
 
 async def test_a_job_that_fails_is_told_and_does_not_stop_the_others(dsn: str, db: Conn) -> None:
@@ -39,14 +45,41 @@ async def test_a_job_that_fails_is_told_and_does_not_stop_the_others(dsn: str, d
     async def works(_conn: Conn) -> None:
         done.append("works")
 
-    turns = Turns(6)
-    running = asyncio.create_task(run_jobs([Job("fails", 1, fails), Job("works", 1, works)], dsn, turns.sleep))
+    turns = Turns(3, jobs=2)
+    running = asyncio.create_task(run_jobs([Job("fails", 1, fails), Job("works", 2, works)], dsn, turns.sleep))
     async with asyncio.timeout(20):
         await turns.done.wait()
     await stopped(running)
     assert done
     rows = await fetch(db, "SELECT name, failure, succeeded_at IS NOT NULL FROM flux.worker_jobs ORDER BY name")
     assert rows == [("fails", "the market is closed", False), ("works", None, True)]
+
+
+async def test_a_bug_in_a_job_does_not_stop_the_others(dsn: str, db: Conn) -> None:
+    """Told with its kind and, in the log, once with its traceback; what it left open is undone."""
+    done: list[str] = []
+
+    async def breaks(conn: Conn) -> None:
+        await conn.execute("BEGIN")
+        await conn.execute("CREATE TABLE flux.half_done (n int)")
+        raise KeyError("nothing")
+
+    async def works(_conn: Conn) -> None:
+        done.append("works")
+
+    turns = Turns(3, jobs=2)
+    with capture_logs() as logs:
+        running = asyncio.create_task(run_jobs([Job("breaks", 1, breaks), Job("works", 2, works)], dsn, turns.sleep))
+        async with asyncio.timeout(20):
+            await turns.done.wait()
+        assert not running.done()
+        await stopped(running)
+    assert done
+    rows = await fetch(db, "SELECT name, failure, succeeded_at IS NOT NULL FROM flux.worker_jobs ORDER BY name")
+    assert rows == [("breaks", "KeyError: 'nothing'", False), ("works", None, True)]
+    (told,) = [line for line in logs if line["event"] == "job fails, tried again"]
+    assert isinstance(told["exc_info"], KeyError)
+    assert await fetch(db, "SELECT to_regclass('flux.half_done')::text") == [(None,)]
 
 
 async def test_a_job_goes_on_when_its_connection_was_ended(dsn: str, db: Conn) -> None:

@@ -1,7 +1,7 @@
 """Work that is done again and again in the background, each job on a connection of its own.
 
-A job that fails is told in `flux.worker_jobs` and in the log, and tried again at its next turn; it never holds up
-another one. A database that goes away is waited for.
+A job that fails, by whatever exception, is told in `flux.worker_jobs` and in the log, and tried again at its next turn;
+it never holds up another one. A database that goes away is waited for.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import psycopg
 import stamina
 import structlog
 from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
 
 from flux.errors import FluxError, UnavailableError
 from flux.store.db import connect
@@ -53,7 +54,7 @@ async def run_once(jobs: Sequence[Job], dsn: str) -> None:
 async def _run(job: Job, dsn: str, sleep: Callable[[float], Awaitable[object]]) -> None:
     while True:
         async for attempt in stamina.retry_context(
-            on=(psycopg.OperationalError, UnavailableError), attempts=None, timeout=None, wait_max=30.0
+            on=(psycopg.Error, UnavailableError), attempts=None, timeout=None, wait_max=30.0
         ):
             with attempt:
                 await _while_connected(job, dsn, sleep)
@@ -65,12 +66,12 @@ async def _while_connected(job: Job, dsn: str, sleep: Callable[[float], Awaitabl
         while True:
             try:
                 await _turn(job, conn)
-            except (psycopg.Error, FluxError) as error:
-                if conn.broken:
+            except Exception as error:
+                if conn.broken and isinstance(error, psycopg.Error | UnavailableError):
                     raise
-                await _note(conn, job, " ".join(str(error).split()))
-                if not failing:
-                    _logger.warning("job fails, tried again", job=job.name, every_s=job.every_s, error=str(error))
+                if conn.broken:
+                    raise UnavailableError(f"the connection was lost: {_in_words(error)}") from error
+                await _tell(conn, job, error, again=failing)
                 failing = True
             else:
                 if failing:
@@ -78,6 +79,27 @@ async def _while_connected(job: Job, dsn: str, sleep: Callable[[float], Awaitabl
                     _logger.info("job succeeds again", job=job.name)
                 failing = False
             await sleep(job.every_s)
+
+
+async def _tell(conn: Connection, job: Job, error: Exception, *, again: bool) -> None:
+    """Say that the job fails; ``again``: it has been said in the log since it last succeeded."""
+    await _undo(conn)
+    await _note(conn, job, _in_words(error))
+    if not again:
+        expected = isinstance(error, psycopg.Error | FluxError)
+        _logger.warning(
+            "job fails, tried again",
+            job=job.name,
+            every_s=job.every_s,
+            error=str(error),
+            exc_info=None if expected else error,
+        )
+
+
+def _in_words(error: Exception) -> str:
+    """One line; what nobody expected is told with its kind."""
+    words = " ".join(str(error).split())
+    return words if isinstance(error, psycopg.Error | FluxError) else f"{type(error).__name__}: {words}"
 
 
 async def _turn(job: Job, conn: Connection) -> None:
@@ -94,7 +116,14 @@ async def _turn(job: Job, conn: Connection) -> None:
         await _note(conn, job, None)
     finally:
         if not conn.broken:
+            await _undo(conn)
             await conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (key,))
+
+
+async def _undo(conn: Connection) -> None:
+    """End the transaction that a job left open when it failed: nothing can be said inside it."""
+    if conn.info.transaction_status is not TransactionStatus.IDLE:
+        await conn.rollback()
 
 
 async def _note(conn: Connection, job: Job, failure: str | None) -> None:

@@ -9,11 +9,8 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import httpx
-import psycopg
-import structlog
 
 from flux.control.state import ScheduleStep
-from flux.errors import FluxError, UnavailableError
 from flux.local.jobs import Connection, Job
 from flux.market import MarketSource, axle, elexon, modo
 from flux.market.config import AxleConfig, MarketConfig, TelemetryConfig, secrets
@@ -23,7 +20,6 @@ from flux.store.axle import dispatch_values, newest_telemetry
 from flux.store.dispatch import replace_schedule
 from flux.store.market import upsert
 
-_logger = structlog.get_logger(__name__)
 _AHEAD = timedelta(minutes=30)  # the period that runs is asked for too
 PREFIX = "market "
 """How the names of these jobs begin."""
@@ -96,15 +92,4 @@ class _Sender:
 
 
 def _job(name: str, every: timedelta, work: Callable[[Connection], Awaitable[None]]) -> Job:
-    """A bug in one is told like a failure, so that it ends none of the others."""
-
-    async def guarded(conn: Connection) -> None:
-        try:
-            await work(conn)
-        except (FluxError, psycopg.Error):
-            raise
-        except Exception as error:
-            _logger.exception("market job failed unexpectedly", job=PREFIX + name)
-            raise UnavailableError(f"{type(error).__name__}: {error}") from error
-
-    return Job(PREFIX + name, every.total_seconds(), guarded)
+    return Job(PREFIX + name, every.total_seconds(), work)
