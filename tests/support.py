@@ -61,3 +61,10 @@ async def fetch(conn: AsyncConnection[Any], query: str, parameters: Any = None) 
     """All rows of a query."""
     cursor = await conn.execute(query, parameters)
     return await cursor.fetchall()
+
+
+async def delete_all_readings(conn: AsyncConnection[Any], kind: str) -> None:
+    """Of every device of this type; by its function, which every engine lets anybody do."""
+    await conn.execute(
+        "SELECT flux.delete_readings(id, '-infinity', 'infinity') FROM flux.mg_device_registry WHERE type = %s", (kind,)
+    )

@@ -93,7 +93,10 @@ class TestGaps:
     def test_rollups_that_are_behind_are_told(self, run: Run, dsn: str) -> None:
         assert run("gaps", "--site", "WLCE").stderr == ""
         with psycopg.connect(dsn) as conn:
-            conn.execute("DELETE FROM flux.mg_meter_readings WHERE time = %s", [NOON + HOUR])
+            conn.execute(
+                "SELECT flux.delete_readings(id, %(at)s, %(at)s + interval '1 s') FROM flux.mg_device_registry",
+                {"at": NOON + HOUR},
+            )
         assert "not in the rollups yet" in run("gaps", "--site", "WLCE").stderr
 
     def test_what_cannot_be_meant(self, run: Run) -> None:

@@ -45,7 +45,10 @@ def test_out_and_in_again(dsn: str, run: Run, tmp_path: Path) -> None:
     assert told.stdout == f"{file}: 31 readings of 2 devices, {file.stat().st_size:,} bytes\n"
     assert told.stderr == "", "no progress bar where stderr is no terminal"
     with psycopg.connect(dsn) as conn:
-        conn.execute("DELETE FROM flux.mg_meter_readings WHERE time >= %s", [NOON + timedelta(hours=20)])
+        conn.execute(
+            "SELECT flux.delete_readings(id, %s, 'infinity') FROM flux.mg_device_registry WHERE type = 'meter'",
+            [NOON + timedelta(hours=20)],
+        )
     told = run("readings", "import", file)
     assert (told.stdout, told.exit_code) == (f"{file}: 31 rows: stored 10, stored before 21, rejected 0\n", 0)
     with psycopg.connect(dsn) as conn:

@@ -10,7 +10,7 @@ import psycopg
 import pyarrow.parquet as pq
 import pytest
 from psycopg import AsyncConnection
-from tests.support import NOON, add_device, bess_reading, meter_reading
+from tests.support import NOON, add_device, bess_reading, delete_all_readings, meter_reading
 
 from flux.errors import ConflictError, InputError, UnavailableError
 from flux.model import BESS_METRICS, METER_METRICS
@@ -117,7 +117,7 @@ class TestExport:
 
     async def test_inside_a_transaction_it_sees_what_that_sees(self, db: AsyncConnection[Any], tmp_path: Path) -> None:
         async with db.transaction(force_rollback=True):
-            await db.execute("DELETE FROM flux.mg_bess_readings")
+            await delete_all_readings(db, "bess")
             assert await export(db, tmp_path / "a.csv") == 21
 
 

@@ -25,6 +25,7 @@ from flux.store.rollups import refresh
 
 Conn = AsyncConnection[Any]
 MONDAY = datetime(2025, 1, 6, tzinfo=UTC)
+HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 WEEK = timedelta(weeks=1)
 KEEP = timedelta(days=90)
@@ -210,6 +211,61 @@ async def test_a_silent_device_keeps_its_last_readings(db: Conn) -> None:
     await refresh(db)
     assert await fetch(db, "SELECT from_time, to_time, step FROM flux.rollup_gaps") == [(MONDAY + 2 * DAY, back, 48.0)]
     assert [row["energy_imported_active"] for row in await latest_readings(db)] == [50.0]
+
+
+async def test_a_fall_that_nothing_was_read_after_is_decided_before_its_readings_go(db: Conn) -> None:
+    meter, kept = await add_device(db, "M"), await add_device(db, "K")
+    values = [(0, 1000.0), (12, 1001.0), (24, 0.5), (25, 0.75)]
+    back = (24 * 140, 10.0)
+    for device in (meter, kept):
+        await ingest(db, [meter_reading(device, MONDAY + h * HOUR, energy_imported_active=v) for h, v in values])
+    await refresh(db)
+    now = MONDAY + WEEK + KEEP
+    assert [piece.held_by for piece in await due_pieces(db, now)] == ["rollups are not final: K and 1 more"]
+    assert [piece.held_by for piece in (await run_retention(db, as_of=now)).held] == [
+        "rollups are not final: K and 1 more"
+    ]
+    await refresh(db)
+    assert len((await run_retention(db, as_of=now)).dropped) == 1
+    assert await fetch(db, "SELECT kind, step, ruling FROM flux.counter_events") == [("restart", 0.5, "restart")] * 2
+    said = "SELECT DISTINCT kind, decided_by, reason FROM flux.counter_ruling_history"
+    assert await fetch(db, said) == [
+        ("restart", "flux", "nothing was read after the fall until its readings were to be dropped")
+    ]
+    await ingest(db, [meter_reading(meter, MONDAY + back[0] * HOUR, energy_imported_active=back[1])])
+    await refresh(db)
+    query = """SELECT (SELECT sum(energy_imported_active_delta) FROM flux.mg_meter_readings_1h WHERE device_id = %(m)s),
+                      (SELECT sum(step) FROM flux.rollup_gaps WHERE device_id = %(m)s)"""
+    # 1000 to 1001, 0 to 0.75, and what was counted while it was silent
+    assert await fetch(db, query, {"m": meter}) == [(pytest.approx(1.75), pytest.approx(9.25))]
+
+
+async def test_a_stuck_power_across_the_cut_stays_marked(db: Conn) -> None:
+    meter = await add_device(db, "M", metadata={"power_stuck_after": "2h"})
+    cut, minute = MONDAY + WEEK, timedelta(minutes=1)
+    stuck = range(-12 * 13, 12 * 1)  # every 5 minutes, until an hour after the cut
+    await ingest(
+        db,
+        [
+            meter_reading(
+                meter,
+                cut + 5 * k * minute,
+                power_total_active=10.0 if k in stuck else float(k),
+                energy_imported_active=10000.0 + 3 * k,
+            )
+            for k in range(-12 * 14, 12 * 30)
+        ],
+    )
+    await refresh(db)
+    marks = "SELECT metric, count(*), max(time) FROM flux.reading_marks WHERE time >= %s GROUP BY 1"
+    marked = await fetch(db, marks, (cut,))
+    assert marked == [("power_total_active", 12, cut + 55 * minute)]
+    before = await rollups(db)
+    assert len((await run_retention(db, as_of=cut + KEEP)).dropped) == 1
+    await db.execute("SELECT flux.note_rollup_change(%s)", (meter,))
+    await refresh(db)
+    assert await fetch(db, marks, (cut,)) == marked
+    assert_same(await rollups(db), before)
 
 
 @pytest.mark.partitions

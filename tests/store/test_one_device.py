@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection, Connection
 from psycopg.errors import Diagnostic, UndefinedFile
-from tests.support import NOON, add_device, bess_reading, fetch, meter_reading
+from tests.support import NOON, add_device, bess_reading, delete_all_readings, fetch, meter_reading
 
 from flux.store.db import connect_sync
 from flux.store.ingest import ingest
@@ -128,8 +128,8 @@ async def test_without_triggers_ingest_notes_what_it_stored(db: AsyncConnection[
         await ingest(db, readings(start))
     with_triggers = await rollups(db)
     assert len(with_triggers) == 36
-    await db.execute("DELETE FROM flux.mg_meter_readings")
-    await db.execute("DELETE FROM flux.mg_bess_readings")
+    await delete_all_readings(db, "meter")
+    await delete_all_readings(db, "bess")
     assert await rollups(db) == []
     if how == "disabled":
         await db.execute(NO_TRIGGERS.format("meter"))

@@ -17,7 +17,7 @@ from psycopg import AsyncConnection, Connection
 from psycopg.types.json import Jsonb
 from tests.store.rollup_checks import MICROSECONDS
 from tests.store.rollup_reference import BUCKET, HOUR, MINUTE, US
-from tests.support import NOON, add_device, bess_reading, fetch, meter_reading
+from tests.support import NOON, add_device, bess_reading, delete_all_readings, fetch, meter_reading
 
 from flux.store.ingest import ingest
 from flux.store.rollups import refresh
@@ -183,8 +183,8 @@ def _tell(conn: Connection[Any], rows: list[Row], actions: list[str], metered: b
             )
         elif action == "delete":
             conn.execute(
-                "DELETE FROM flux.mg_bess_readings WHERE (device_id, time) IN "
-                "(SELECT device_id, time FROM flux.mg_bess_readings WHERE device_id = %s ORDER BY time DESC LIMIT 1)",
+                "SELECT flux.delete_readings(device_id, time, time + interval '1 microsecond') "
+                "FROM flux.mg_bess_readings WHERE device_id = %s ORDER BY time DESC LIMIT 1",
                 [bess],
             )
         elif action == "refresh":
@@ -238,7 +238,7 @@ async def _story(conn: Conn, **metadata: Any) -> None:
 async def test_the_batterys_own_meter_is_believed_before_its_target(db: Conn) -> None:
     await _story(db)
     assert await energy(db) == [(pytest.approx(0.5), pytest.approx(9.0), "meter")]
-    await db.execute("DELETE FROM flux.mg_meter_readings")
+    await delete_all_readings(db, "meter")
     await refresh(db)
     assert await energy(db) == [(0.0, pytest.approx(10.0), "target_power")]
 

@@ -193,6 +193,20 @@ $$;
 COMMENT ON FUNCTION flux.carried_per_second(jsonb) IS
     'A step beyond this × (seconds since the last good reading + 60) is not plausible: max_power_kw and a tenth; the minute is for clocks and coarse registers. kWh; null: no limit is known.';
 
+CREATE OR REPLACE FUNCTION flux.judged_fall(
+    good double precision, value double precision, width double precision, carried double precision,
+    OUT kind text, OUT step double precision
+) LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
+    SELECT CASE WHEN good <= width AND width - good + value <= least(width / 10, carried) THEN 'rollover'
+                WHEN value <= good / 2 AND value <= carried THEN 'restart'
+                ELSE 'correction' END,
+           CASE WHEN good <= width AND width - good + value <= least(width / 10, carried) THEN width - good + value
+                WHEN value <= good / 2 AND value <= carried THEN value
+                ELSE 0 END
+$$;
+COMMENT ON FUNCTION flux.judged_fall(double precision, double precision, double precision, double precision) IS
+    'What a fall from good to value is taken for when it stays, and what is counted. carried: the most that can have flowed meanwhile.';
+
 CREATE OR REPLACE FUNCTION flux.rollup_limits(metadata jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
     SELECT jsonb_object_agg(e.key, e.value) FROM jsonb_each(metadata) e WHERE e.key IN (

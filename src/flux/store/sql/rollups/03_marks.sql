@@ -116,6 +116,14 @@ CREATE OR REPLACE FUNCTION flux.rollup_stuck(
 @counted{ UNION ALL }    SELECT of_device, w.time, '%m%', w.v::double precision FROM (SELECT r.time, r.v, first_value(r.time) OVER near AS a, last_value(r.time) OVER near AS b, last_value(r.imported) OVER near - first_value(r.imported) OVER near AS imported, last_value(r.exported) OVER near - first_value(r.exported) OVER near AS exported FROM (SELECT r.time, r.%m% AS v, r.energy_imported_%e% AS imported, r.energy_exported_%e% AS exported, count(*) FILTER (WHERE r.%m% IS DISTINCT FROM r.before OR r.time - r.before_at > gap) OVER (ORDER BY r.time) AS run FROM (SELECT r.*, lag(r.%m%) OVER o AS before, lag(r.time) OVER o AS before_at FROM around r WHERE r.%m% IS NOT NULL WINDOW o AS (ORDER BY r.time)) r) r WINDOW near AS (PARTITION BY r.run ORDER BY r.time RANGE BETWEEN span PRECEDING AND span FOLLOWING)) w CROSS JOIN LATERAL (SELECT date_part('epoch', w.b - w.a) * abs(w.v::double precision) / 3600 AS told, abs(coalesce(w.imported, 0) - coalesce(w.exported, 0)) AS counted, 2 * flux.counter_resolution(of_metadata, 'energy_imported_%e%') AS steps) c WHERE w.time >= lo AND w.time <= hi AND w.b - w.a >= span AND coalesce(w.imported, 0) >= 0 AND coalesce(w.exported, 0) >= 0 AND coalesce(w.imported, 0) + coalesce(w.exported, 0) > c.steps AND abs(c.counted - c.told) > 0.05 * greatest(c.counted, c.told) + c.steps
 $$;
 
+CREATE OR REPLACE FUNCTION flux.judged_from(of_device uuid, of_reason text) RETURNS timestamptz
+LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+    SELECT coalesce(d.cut + CASE WHEN of_reason = 'stuck' THEN interval '1 day' ELSE interval '0' END, '-infinity')
+    FROM flux.rollup_devices d WHERE d.device_id = of_device
+$$;
+COMMENT ON FUNCTION flux.judged_from(uuid, text) IS
+    'Before this nothing is judged again: the readings that tell went with the cut. Stuck powers are told from up to a day before.';
+
 -- Marks of one reason in these zones are made those that were seen; returns where that changed something. A mark that
 -- a person lifted stays lifted for as long as the value is the same.
 CREATE OR REPLACE FUNCTION flux.rollup_put_marks(zones flux.rollup_range[], of_reason text, seen flux.found_mark[])
@@ -124,14 +132,15 @@ DECLARE
     changed flux.rollup_range[];
 BEGIN
     WITH gone AS (
-        DELETE FROM flux.reading_marks m USING unnest(zones) z, flux.rollup_devices d
+        DELETE FROM flux.reading_marks m USING unnest(zones) z
         WHERE m.device_id = z.device_id AND m.time >= z.lo AND m.time <= z.hi AND m.reason = of_reason AND m.lifted_at IS NULL
-            AND d.device_id = z.device_id AND m.time >= coalesce(d.cut, '-infinity')  -- before it nothing is judged again
+            AND m.time >= flux.judged_from(z.device_id, of_reason)
             AND NOT EXISTS (SELECT FROM unnest(seen) f WHERE f.device_id = m.device_id AND f.time = m.time AND f.metric = m.metric)
         RETURNING m.device_id, m.time
     ), put AS (
         INSERT INTO flux.reading_marks AS m (device_id, time, metric, reason, value, marked_by)
         SELECT DISTINCT f.device_id, f.time, f.metric, of_reason, f.value, 'flux' FROM unnest(seen) f
+        WHERE f.time >= flux.judged_from(f.device_id, of_reason)
         ON CONFLICT (device_id, time, metric) DO UPDATE SET
             reason = excluded.reason, value = excluded.value, marked_at = now(), marked_by = excluded.marked_by, note = NULL,
             lifted_at = NULL, lifted_by = NULL, lift_note = NULL

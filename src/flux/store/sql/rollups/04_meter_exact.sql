@@ -333,16 +333,7 @@ BEGIN
                     END IF;
                     carried := max_kw * (y_us - x_us) / (3600 * second);
                     width := flux.counter_width(metadata, names[k]);
-                    IF x_v <= width AND width - x_v + y_v <= least(width / 10, carried) THEN
-                        kind := 'rollover';
-                        step := width - x_v + y_v;
-                    ELSIF y_v <= x_v / 2 AND y_v <= carried THEN
-                        kind := 'restart';
-                        step := y_v;
-                    ELSE
-                        kind := 'correction';
-                        step := 0;
-                    END IF;
+                    SELECT f.kind, f.step INTO kind, step FROM flux.judged_fall(x_v, y_v, width, carried) f;
                     IF y_us >= 0 AND x_us < span THEN
                         events := events || (of_device, names[k], times[i], kind, y_v, x_at, x_v, step, times[decided], ruling.kind, false)::flux.counter_events;
                         reach_lo := least(reach_lo, x_us);

@@ -68,9 +68,8 @@ BEGIN
     JOIN flux.mg_device_registry r ON r.id = u.id
     JOIN flux.rollup_devices d ON d.device_id = r.id
     WHERE coalesce(flux.rollup_final_before(r.id, as_of) < piece_end, true)
-        -- a fall that is not decided yet hangs on the readings before it
-        OR EXISTS (SELECT FROM flux.counter_events e WHERE e.device_id = r.id AND e.until IS NULL AND e.good_time < piece_end
-                   AND as_of < piece_end + make_interval(secs => flux.gap_limit_seconds(r.metadata)))
+        -- a fall that is not decided yet hangs on the readings before it (flux.settle_falls)
+        OR EXISTS (SELECT FROM flux.counter_events e WHERE e.device_id = r.id AND e.until IS NULL AND e.good_time < piece_end)
         -- a change after the piece can still reach back into it, as far as readings are joined
         OR EXISTS (SELECT FROM flux.rollup_changes c WHERE c.device_id = r.id
                    AND c.from_time < piece_end + make_interval(secs => flux.gap_limit_seconds(r.metadata)));
@@ -90,6 +89,33 @@ LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
     WHERE s.keep IS NOT NULL ORDER BY s.table_name, p.from_time
 $$;
 COMMENT ON FUNCTION flux.retention_plan(timestamptz) IS 'Every piece that is not kept for ever, when it goes, and what holds it back if that time has come.';
+
+CREATE OR REPLACE FUNCTION flux.settle_falls(piece_end timestamptz, as_of timestamptz DEFAULT now()) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog AS $$
+    WITH open AS (
+        SELECT e.device_id, e.counter, e.time, f.kind
+        FROM flux.counter_events e
+        JOIN flux.mg_device_registry r ON r.id = e.device_id
+        CROSS JOIN LATERAL flux.judged_fall(
+            e.good_value, e.value, flux.counter_width(r.metadata, e.counter),
+            coalesce(flux.positive_number(r.metadata -> 'max_power_kw'), 'Infinity')
+                * date_part('epoch', e.time - e.good_time) / 3600) f
+        -- (a week, for what a gateway that was cut off may still bring)
+        WHERE e.until IS NULL AND e.good_time < piece_end AND e.time + interval '7 days' <= as_of
+            AND NOT EXISTS (SELECT FROM flux.rollup_changes c WHERE c.device_id = e.device_id)
+    ), ruled AS (
+        INSERT INTO flux.counter_rulings AS u (device_id, counter, time, kind, decided_by, reason)
+        SELECT o.device_id, o.counter, o.time, o.kind, 'flux', 'nothing was read after the fall until its readings were to be dropped'
+        FROM open o
+        ON CONFLICT (device_id, counter, time) DO UPDATE
+            SET kind = excluded.kind, decided_by = excluded.decided_by, decided_at = now(), reason = excluded.reason
+            WHERE u.kind = 'as_judged'
+        RETURNING u.device_id, u.counter, u.time, u.kind, u.decided_by, u.reason
+    )
+    INSERT INTO flux.counter_ruling_history (device_id, counter, time, kind, decided_by, reason) SELECT * FROM ruled
+$$;
+COMMENT ON FUNCTION flux.settle_falls(timestamptz, timestamptz) IS
+    'Rules on falls that hold readings before piece_end and that no reading came after: as if one had come that did not bring the counter back.';
 
 -- One piece, in the caller's transaction: everything or nothing. Null: it has gone (hypertable), or is ready to be
 -- detached and dropped (native: DETACH … CONCURRENTLY cannot run in a function); else why not.
@@ -113,7 +139,11 @@ BEGIN
         RETURN 'it is not the oldest piece';
     ELSIF series.keep IS NULL OR found.to_time + series.keep > as_of THEN
         RETURN 'it is kept for longer';
-    ELSIF series.archive AND archived_to IS NULL THEN
+    END IF;
+    IF of_table = 'mg_meter_readings' THEN
+        PERFORM flux.settle_falls(found.to_time, as_of);
+    END IF;
+    IF series.archive AND archived_to IS NULL THEN
         RETURN 'it waits for its archive: flux db retention run --archive FOLDER';
     END IF;
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', found.piece);
