@@ -330,7 +330,9 @@ def test_check_says_what_the_plan_does(files: tuple[Path, Path]) -> None:
 def test_show_tells_the_week_in_local_time(files: tuple[Path, Path]) -> None:
     output = invoke("show", str(files[0]), "--from", "2026-03-27")
     assert "Sun 29 Mar" in output
-    assert "before 17:00" in output
+    (approach,) = [line for line in output.splitlines() if "dynamic_peak_approach" in line]
+    # 450 kWh by a line of 2 × 450 kWh / (90 kW × 0.9), 20 minutes before the peak; none at the weekend
+    assert [cell.strip() for cell in approach.split("│")[2:-1]] == ["05:33–17:00", "", "", *["05:33–17:00"] * 4]
     assert "import rate DUoS red" in output
 
 
