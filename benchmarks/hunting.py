@@ -11,9 +11,9 @@ from uuid import uuid4
 from flux.control.plan import ControllerPlan
 from flux.devices.driver import DeviceDriver
 from flux.devices.simulator import LoadConfig, SimulatedSite, SolarConfig, demo_site, memory_transport
+from flux.edge.build import build_controller
 from flux.edge.control_loop import SiteController
 from flux.edge.newest import NewestPolls
-from flux.edge.site import build_controller
 from flux.model import Device, DeviceState, parse_metadata
 
 START = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)

@@ -10,9 +10,9 @@ from flux.devices.driver import DeviceDriver
 from flux.devices.registers import Function
 from flux.devices.simulator import MemoryTransport, SimulatedSite, memory_transport
 from flux.edge.alarms import Alarms
+from flux.edge.build import build_controller
 from flux.edge.control_loop import SiteController
 from flux.edge.newest import NewestPolls
-from flux.edge.site import build_controller
 from flux.model import CommandSource, DeviceError
 
 STEP = timedelta(seconds=4)

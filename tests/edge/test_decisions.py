@@ -17,10 +17,10 @@ from flux.control.plan import ControllerPlan
 from flux.control.state import CycleState
 from flux.devices.simulator import SimulatedSite
 from flux.edge.alarms import Alarms
+from flux.edge.build import build_controller
 from flux.edge.config import load_site_file
 from flux.edge.decisions import Decisions
 from flux.edge.encoding import Recorded
-from flux.edge.site import build_controller
 from flux.model import DeviceId, InputError
 
 BESS = DeviceId(uuid5(NAMESPACE_DNS, "WLCE-BESS-01"))

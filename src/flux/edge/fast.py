@@ -12,11 +12,11 @@ from flux.control.plan import ControllerPlan
 from flux.control.state import MarketState
 from flux.devices.driver import DeviceDriver
 from flux.devices.simulator import SimulatedSite, memory_transport
+from flux.edge.build import build_controller
 from flux.edge.control_loop import SiteController
 from flux.edge.decisions import Observer, observe_nothing
 from flux.edge.newest import NewestPolls
 from flux.edge.plan_check import problems_of_plan
-from flux.edge.site import build_controller
 from flux.edge.ticks import tick_after
 from flux.model import Device, InputError, Reading
 

@@ -7,23 +7,24 @@ being polled by the same task over the same connection.
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
 import structlog
 
-from flux.control.feed import ControlFeed, Outside
+from flux.control.feed import ControlFeed
 from flux.control.plan import ControllerPlan, plan_hash
 from flux.devices.client import ConnectionPool
 from flux.devices.driver import DeviceDriver, Poll, driver_for
 from flux.devices.template import DeviceTemplate
 from flux.edge.alarms import Alarms
 from flux.edge.background import Background
+from flux.edge.build import build_controller
 from flux.edge.config import DEFAULT_POLLING_INTERVAL, RecordingConfig, SiteConfig
 from flux.edge.control_loop import ControlLoop, SiteController
-from flux.edge.controlled import ControlledBattery, Tell
-from flux.edge.decisions import SHADOW_ALARM, Decisions, Observer, observe_nothing
+from flux.edge.controlled import ControlledBattery
+from flux.edge.decisions import SHADOW_ALARM, Decisions
 from flux.edge.encoding import Recorded
 from flux.edge.link import RegistrySnapshot
 from flux.edge.newest import NewestPolls
@@ -413,55 +414,6 @@ class Site:
 
     def _drivers(self) -> dict[str, DeviceDriver]:
         return {one.device.name: one.driver for one in self.devices.values()}
-
-
-def build_controller(
-    plan: ControllerPlan,
-    drivers: dict[str, DeviceDriver],
-    newest: NewestPolls,
-    *,
-    clock: Clock,
-    halt: Callable[[], str | None] = lambda: None,
-    withheld: Callable[[], str | None] = lambda: None,
-    observe: Observer = observe_nothing,
-    outside: Callable[[datetime], Outside] = lambda _now: Outside(),
-    tell: Tell = lambda _key, _text: None,
-    quiet: bool = False,
-) -> SiteController:
-    """The controller of ``plan`` over drivers by device name; the plan has been checked against them.
-
-    ``quiet``: without a line in the log for each change of mind (a week in fast time has thousands).
-    """
-    meters: list[DeviceDriver | None] = [drivers[name] for name in plan.bess_meter]
-    meters = meters or [None] * len(plan.bess)
-    share_kwh = plan.battery.capacity_kwh / len(plan.bess)
-    limit_kw = max(plan.battery.charge_limit_kw, plan.battery.discharge_limit_kw) / len(plan.bess)
-    batteries = [
-        ControlledBattery(
-            drivers[name],
-            meter,
-            newest,
-            share_kwh,
-            limit_kw=limit_kw,
-            interval=plan.interval,
-            clock=clock,
-            tell=tell,
-        )
-        for name, meter in zip(plan.bess, meters, strict=True)
-    ]
-    return SiteController(
-        plan,
-        batteries,
-        drivers[plan.site_meter],
-        newest,
-        clock=clock,
-        halt=halt,
-        withheld=withheld,
-        tell=tell,
-        observe=observe,
-        outside=outside,
-        quiet=quiet,
-    )
 
 
 def _devices_of(plan: ControllerPlan) -> tuple[object, ...]:
