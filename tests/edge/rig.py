@@ -8,7 +8,7 @@ from tests.edge.conftest import PLAN, devices_of, plan_of
 from flux.control.decision import Decision
 from flux.devices.driver import DeviceDriver
 from flux.devices.registers import Function
-from flux.devices.simulator import MemoryTransport, SimulatedSite, memory_transport
+from flux.devices.simulator import LoadConfig, MemoryTransport, SimulatedSite, memory_transport
 from flux.edge.alarms import Alarms
 from flux.edge.build import build_controller
 from flux.edge.control_loop import SiteController
@@ -25,6 +25,7 @@ class Wire:
         self.inner = inner
         self.cut = False
         self.refuses_writes = False
+        self.loses_answers: frozenset[int] = frozenset()
         self.writes: list[int] = []
         self.answers: dict[int, list[int]] = {}
 
@@ -45,6 +46,8 @@ class Wire:
             raise DeviceError("not acknowledged")
         self.writes.append(address)
         await self.inner.write(unit, address, words)
+        if address in self.loses_answers:
+            raise DeviceError("no answer")
 
 
 POWER, MODE = 1020, 1000
@@ -94,6 +97,11 @@ class Rig:
     def now(self) -> datetime:
         """The edge's clock, which may be wrong."""
         return self.site.time + self.clock_ahead
+
+    def set_load(self, load_kw: float) -> None:
+        """What the site draws beside the battery from now on."""
+        other = self.site.config.model_copy(update={"load": LoadConfig(constant_kw=load_kw)})
+        self.site._load = SimulatedSite(other, self.site.time)._load
 
     @property
     def bess(self) -> Wire:

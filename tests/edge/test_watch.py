@@ -220,6 +220,33 @@ async def test_another_master_shows_in_the_target_where_no_set_point_can_be_read
     assert "shows a target of -70.0 kW" in rig.alarms.active[0].text
 
 
+@pytest.mark.parametrize("kind", ["rig", "readable"])
+async def test_what_was_written_without_an_answer_is_no_other_master(kind: str, request: pytest.FixtureRequest) -> None:
+    """The battery takes each write and the answers are lost: what it holds is ours all the same."""
+    rig: Rig = request.getfixturevalue(kind)
+
+    async def foreign(rig: Rig) -> None:
+        at, words = (SET_POINT, target_words(-50)) if kind == "readable" else (POWER, _kw(-50))
+        await rig.bess.inner.write(1, at, words)
+
+    await rig.step(20)
+    rig.bess.loses_answers = frozenset([POWER, SET_POINT])
+    for load_kw in (55.0, 70.0, 62.0, 80.0):
+        rig.set_load(load_kw)
+        await rig.step(3)
+    assert f"command:{BESS}" in rig.up
+    rig.bess.loses_answers = frozenset()
+    await rig.step(20)
+    assert rig.up == []
+    assert f"other_master:{BESS}" not in rig.heard
+    assert rig.battery_kw == pytest.approx(80, abs=0.01)
+    for _ in range(3):  # and after that another master is found as before
+        await foreign(rig)
+        await rig.step()
+        await foreign(rig)
+    assert rig.up == [f"other_master:{BESS}"]
+
+
 async def test_a_set_point_that_the_battery_holds_back_is_no_other_master(readable: Rig) -> None:
     readable.bess.answers[SET_POINT] = target_words(20)
     await readable.step(30)

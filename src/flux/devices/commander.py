@@ -74,6 +74,8 @@ class Commander:
         self._set_up: dict[Step, datetime] = {}
         self._beats = 0
         self.register_writes = 0
+        self.tried: list[Write] = []
+        """Of the newest command, in order; where it failed the device may hold any of these."""
         self._log = _log.bind(device=device.name)
 
     @property
@@ -119,8 +121,10 @@ class Commander:
         """
         command = self.plan(power_kw, inside)
         self._last_acknowledged = None  # until it is through
+        self.tried = []
         try:
             for write in command.writes:
+                self.tried.append(write)
                 await self._send(write)
                 if command.first and write.step in self._constants:
                     self._set_up[write.step] = self._clock()

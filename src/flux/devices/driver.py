@@ -4,7 +4,7 @@ A poll of the tesla_powerpack template is one read of 117 registers; ``reading``
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -13,7 +13,7 @@ import structlog
 
 from flux.devices.client import ConnectionPool
 from flux.devices.codec import Block, Value, plan_blocks
-from flux.devices.commander import Command, Commander, NotControllableError
+from flux.devices.commander import Command, Commander, NotControllableError, Write
 from flux.devices.control import Step
 from flux.devices.decoder import BlockDecoder
 from flux.devices.readings import ReadingMaker
@@ -245,6 +245,11 @@ class DeviceDriver:
     def register_writes(self) -> int:
         """How many registers this driver has written, those of commands that failed half-way included."""
         return self._commander.register_writes
+
+    @property
+    def tried(self) -> Sequence[Write]:
+        """What the newest command has sent; where it failed, the device may have taken any of it."""
+        return self._commander.tried
 
     def dry_run(self, power_kw: float) -> Command:
         """What :meth:`command` would write now, checked the same way; nothing is sent."""

@@ -1,7 +1,7 @@
 """One battery under control: what it measures, what it may do, what it was last told and acknowledged."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -9,6 +9,7 @@ from typing import Protocol
 import structlog
 
 from flux.control.state import AcknowledgedCommand, BatteryCapability, Measurement
+from flux.devices.commander import Write
 from flux.devices.control import Step
 from flux.devices.driver import Command, Poll
 from flux.devices.rounding import Range
@@ -71,6 +72,9 @@ class CommandedDevice(MeteredDevice, Protocol):
 
     @property
     def register_writes(self) -> int: ...
+
+    @property
+    def tried(self) -> Sequence[Write]: ...
 
     @property
     def power_step_kw(self) -> float: ...
@@ -373,6 +377,7 @@ class ControlledBattery:
             command = await self.driver.command(power_kw, inside=inside, within_s=within_s)
         except FluxError as error:  # refused by the driver counts as not acknowledged
             self._failing = True
+            self._remember_tries()
             self._tell(f"command:{self.name}", f"{self.name}: {power_kw:.1f} kW was not acknowledged: {error}")
             return False
         finally:
@@ -387,11 +392,20 @@ class ControlledBattery:
                 self._others.wrote(write.register, write.value, command.acknowledged_at)
         return await self._compare(command, within_s)
 
+    def _remember_tries(self) -> None:
+        """An answer may be lost on its way: what the battery holds then is ours all the same."""
+        for write in self.driver.tried:
+            if write.register in self.driver.owner_names:
+                self._others.tried(write.register, write.value)
+            if write.step is Step.POWER:
+                self._others.tried_power(write.value)
+
     def _take(self, command: AcknowledgedCommand) -> None:
         if self.last_command is not None and self._timed_out(command.time):
             self._recent = RecentCommands()  # meanwhile it did what it does on its own
         self.last_command = command
         self._recent.add(command)
+        self._others.took_power(command.time)
 
     async def _compare(self, command: Command, within_s: float) -> bool:
         """Read back what was written; an answer that differs is told, and written again with the next cycle."""

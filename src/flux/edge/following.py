@@ -14,6 +14,7 @@ _STRIKES = 5
 _SHOWN_FOR = timedelta(seconds=60)
 """How long a device may go on showing a set-point that has been replaced."""
 _SIGHTINGS = 2
+_TRIES_KEPT = 1000
 _ENERGY, _ENERGY_UNSEEN, _ENERGY_BACK, _ENERGY_STEPS = 0.002, 0.01, 0.0002, 4
 _FAILS_BELOW, _FOLLOWS_FROM = 0.25, 0.5
 """Of the energy that was commanded: a battery that gives less has not followed, one that gives more has."""
@@ -136,28 +137,54 @@ class OtherMaster:
 
     A register that is written and read holds one of the values that were written to it; 0 is a device that started
     anew. Where only the target that the device steers to can be read, that lies between 0 and what it was told.
+    A write whose answer was lost may have been taken, and stands there until the next one that is acknowledged.
     """
 
     def __init__(self) -> None:
+        self._tried: dict[str, deque[float]] = {}
+        self._tried_kw: deque[float] = deque(maxlen=_TRIES_KEPT)
+        self._tried_until: datetime | None = None
         self._written: dict[str, deque[tuple[datetime, float]]] = {}
         self._sightings: deque[datetime] = deque()
 
     def wrote(self, name: str, value: float, time: datetime) -> None:
         """``value`` was acknowledged by the register ``name``."""
         values = self._written.setdefault(name, deque())
+        values.extend((time, tried) for tried in self._tried.pop(name, ()))
         values.append((time, value))
         while len(values) > 1 and values[1][0] < time - _SHOWN_FOR:
             values.popleft()
 
+    def tried(self, name: str, value: float) -> None:
+        """``value`` was written to the register ``name``, and whether the device took it is not known."""
+        tries = self._tried.setdefault(name, deque(maxlen=_TRIES_KEPT))
+        if value not in tries:
+            tries.append(value)
+
+    def tried_power(self, power_kw: float) -> None:
+        """The same of a set-point that can't be read."""
+        if power_kw not in self._tried_kw:
+            self._tried_kw.append(power_kw)
+        self._tried_until = None
+
+    def took_power(self, time: datetime) -> None:
+        """A command was acknowledged: what was only tried before it may show for a little longer."""
+        if self._tried_kw and self._tried_until is None:
+            self._tried_until = time + _SHOWN_FOR
+
     def forget(self) -> None:
         """Begin anew: what is at the battery now is for the next command to replace."""
         self._written.clear()
+        self._tried.clear()
+        self._tried_kw.clear()
         self._sightings.clear()
 
     def in_register(self, name: str, value: object) -> str | None:
         """What is wrong with ``value``, read from a register that is written too."""
         ours = self._written.get(name)
         if not ours or not isinstance(value, int | float) or value == 0 or value in [one for _, one in ours]:
+            return None
+        if value in self._tried.get(name, ()):
             return None
         return f"register {name} holds {value:g}, {ours[-1][1]:g} was written"
 
@@ -166,6 +193,11 @@ class OtherMaster:
         told = recent.since(time - _SHOWN_FOR)
         if not told:
             return None
+        if self._tried_until is not None and time > self._tried_until:
+            self._tried_kw.clear()
+            self._tried_until = None
+        last_kw = told[-1]
+        told.extend(self._tried_kw)
         tolerance_kw = 0.5 + 0.01 * max(abs(power) for power in told)
         if min(*told, 0.0) - tolerance_kw <= shown_kw <= max(*told, 0.0) + tolerance_kw:
             return None
@@ -175,4 +207,4 @@ class OtherMaster:
             self._sightings.popleft()
         if len(self._sightings) < _SIGHTINGS:
             return None
-        return f"it shows a target of {shown_kw:.1f} kW, {told[-1]:.1f} kW was its last command"
+        return f"it shows a target of {shown_kw:.1f} kW, {last_kw:.1f} kW was its last command"
