@@ -1,5 +1,6 @@
 """What a running edge takes up: a pushed plan, shadow plans, the recording section. Real Modbus, real PostgreSQL."""
 
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from psycopg import AsyncConnection
 from tests.edge.conftest import PLAN, plan_of
 from tests.edge.plant import FAST, Plant, running_plant
 
-from flux.control.ledger import plan_text
+from flux.config import YamlDocument
+from flux.control.ledger import PlanText, plan_text
+from flux.control.plan import parse_plan, plan_hash
 from flux.devices.simulator import SimulatedSite
 from flux.edge.runtime import EdgeRuntime
 from flux.edge.ticks import system_clock
@@ -37,6 +40,18 @@ def alarms(edge: EdgeRuntime) -> dict[str, str]:
     return {alarm.key: alarm.text for alarm in edge.alarms.active}
 
 
+def overlapping() -> PlanText:
+    twice = 'periods: [{start: "10:00", end: "12:00"}, {start: "11:00", end: "12:00"}]'
+    text = fast(PLAN).replace('periods: [{days: all, start: "00:00", end: "24:00"}]', twice, 1)
+    return plan_text(parse_plan(YamlDocument(text, "site.yaml"), allow_overlaps=True))
+
+
+def plan_in_status(edge: EdgeRuntime) -> tuple[str, str | None] | None:
+    """The hash of the plan that controls, and who pushed it, as `status.json` has them."""
+    controller = json.loads(edge.status_file.read_text())["controller"]
+    return controller and (controller["plan"]["hash"], controller["plan"]["pushed_by"])
+
+
 async def discharges(plant: Plant, power_kw: float) -> None:
     await plant.until(lambda: abs(plant.battery_kw - power_kw) < 0.5)
 
@@ -51,11 +66,13 @@ async def test_a_pushed_plan_goes_before_the_file_also_without_the_platform_unti
     plant.link.away = True
     async with plant.edge() as edge:
         await discharges(plant, 25)
+        await plant.until(lambda: plan_in_status(edge) == (pushed.hash, "anna"))
         assert edge.site.controller is not None
         assert edge.site.controller.plan.battery.discharge_limit_kw == 25
         plant.link.away = False
         assert await withdraw_plan(plant.db, "WLCE")
         await plant.until(lambda: abs(plant.battery_kw - 40) < 0.5, 20)
+        await plant.until(lambda: plan_in_status(edge) == (plan_hash(plan_of(fast(PLAN))), None))
         assert not await withdraw_plan(plant.db, "WLCE")
 
 
@@ -81,6 +98,8 @@ async def test_a_pushed_plan_that_this_version_cannot_read_is_told(plant: Plant)
         )
         await plant.until(lambda: "pushed_plan" in alarms(edge))
         assert "the plan abc that anna pushed: site_meter: Field required" in alarms(edge)["pushed_plan"]
+        await push_plan(plant.db, "WLCE", overlapping(), actor="anna")  # `flux control push` would have refused it
+        await plant.until(lambda: "modes.0.periods.1: 11:00–12:00 overlaps" in alarms(edge)["pushed_plan"])
         assert abs(plant.battery_kw - 40) < 0.5
 
 

@@ -55,18 +55,21 @@ class SiteFileFollower:
         self._recording = recording
         self._files = site_file.files
         self._seen = _signature(self._files)
-        self._in_force: PushedPlan | None = None
+        self._tried: PushedPlan | None = None
+        self.in_force: PushedPlan | None = None
+        """The pushed plan that controls; None: the site file's does."""
         self._waiting = False
         self._tried_with: RegistrySnapshot | None = None
 
     def begin(self, snapshot: RegistrySnapshot) -> None:
         """Before the site begins: a plan that was pushed takes the place of the file's."""
-        self._in_force = pushed = self._pushed()
+        self._tried = pushed = self._pushed()
         if pushed is None:
             return
         plan, problem = _parsed(pushed)
         if plan is not None:
             problem = _in_words(self._site.begin_with(plan, snapshot))
+        self.in_force = pushed if problem is None else None
         self._tell_of_pushed(pushed, problem)
         self._waiting, self._tried_with = problem is not None, snapshot
 
@@ -81,8 +84,8 @@ class SiteFileFollower:
         reread = await self._reread()
         pushed = self._pushed()
         again = self._waiting and self._site.snapshot is not self._tried_with
-        if reread or again or pushed != self._in_force:
-            self._in_force = pushed
+        if reread or again or pushed != self._tried:
+            self._tried = pushed
             await self._take(pushed)
 
     async def _reread(self) -> bool:
@@ -111,12 +114,14 @@ class SiteFileFollower:
             problems = await self._site.change_plan(config.controller)
             lines = [str(self._file.document.error(["controller", *path], text)) for path, text in problems]
             self._waiting = bool(problems)
+            self.in_force = self.in_force if problems else None
             self._alarms.clear(_PUSHED_ALARM)
         else:
             plan, problem = _parsed(pushed)
             if plan is not None:
                 problem = _in_words(await self._site.change_plan(plan))
             self._waiting = problem is not None
+            self.in_force = self.in_force if problem else pushed
             self._tell_of_pushed(pushed, problem)
         if lines:
             self._alarms.set(_ALARM, "\n".join(lines) + "; the plan as it was goes on")
@@ -148,6 +153,8 @@ def _parsed(pushed: PushedPlan) -> tuple[ControllerPlan | None, str | None]:
         return None, f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     except ValueError as error:
         return None, str(error)
+    for path, text in plan.overlaps():  # as in a file; by `flux control push` it could not have come
+        return None, f"{'.'.join(map(str, path))}: {text}"
     return plan, None
 
 

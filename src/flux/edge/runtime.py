@@ -133,7 +133,14 @@ class EdgeRuntime:
             recording=self._change_recording,
         )
         self._report = StatusReport(
-            config.site, self.site, self.recorder, self.uploader, alarms, clock, lambda: self._clock_check.difference_s
+            config.site,
+            self.site,
+            self.recorder,
+            self.uploader,
+            alarms,
+            clock,
+            lambda: self._clock_check.difference_s,
+            pushed=lambda: self._site_file_follower.in_force,
         )
 
     @property

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from flux import __version__
+from flux.control.feed import PushedPlan
+from flux.control.plan import ControllerPlan, plan_hash
 from flux.devices.driver import DeviceDriver, Poll
 from flux.edge.alarms import Alarms
 from flux.edge.controlled import ControlledBattery
@@ -35,7 +37,9 @@ class StatusReport:
         alarms: Alarms,
         clock: Clock,
         clock_difference_s: Callable[[], float | None],
+        pushed: Callable[[], PushedPlan | None],
     ) -> None:
+        """``pushed``: the pushed plan that controls; None: the site file's does."""
         self._site_code = site_code
         self._site = site
         self._recorder = recorder
@@ -43,7 +47,9 @@ class StatusReport:
         self._alarms = alarms
         self._clock = clock
         self._clock_difference_s = clock_difference_s
+        self._pushed = pushed
         self._started = clock()
+        self._hashed: tuple[ControllerPlan, str] | None = None
 
     def snapshot(self, *, running: bool = True) -> dict[str, Any]:
         """Everything, ready for JSON. `docs/edge.md` explains the keys."""
@@ -80,6 +86,7 @@ class StatusReport:
         decision = controller.last
         return {
             "time": _time(decision.time),
+            "plan": self._plan(controller.plan),
             "target_kw": decision.target_power_kw,
             "acknowledged_kw": sum(battery.commanded_kw(self._clock()) for battery in controller.batteries),
             "active": list(decision.active),
@@ -93,6 +100,16 @@ class StatusReport:
             "batteries": [self._battery(battery) for battery in controller.batteries],
             "cycles": controller.cycles,
             "failed_commands": controller.failed_commands,
+        }
+
+    def _plan(self, plan: ControllerPlan) -> dict[str, str | None]:
+        if self._hashed is None or self._hashed[0] is not plan:
+            self._hashed = plan, plan_hash(plan)
+        pushed = self._pushed()
+        return {
+            "hash": self._hashed[1],
+            "pushed_by": None if pushed is None else pushed.actor,
+            "pushed_at": None if pushed is None else _time(pushed.pushed_at),
         }
 
     def _battery(self, battery: ControlledBattery) -> dict[str, Any]:
