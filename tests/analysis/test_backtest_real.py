@@ -15,7 +15,7 @@ from tests.analysis.data import real_data
 
 from flux.analysis.backtest import Backtest
 from flux.analysis.flows import Direction, Flow
-from flux.analysis.history import History, PriceUnit, load_profile, read_releases, solar_profile
+from flux.analysis.history import History, PriceUnit, load_profile, read_market, solar_profile
 from flux.analysis.known import DEFAULT_DELAY
 from flux.analysis.outcome import Outcome
 from flux.analysis.summary import summary_of
@@ -55,9 +55,9 @@ def outcome(data: Path) -> Outcome:
     history = History(
         load=load_profile(str(data / "load_12_homes.csv"), LOAD_SCALE, LONDON),
         solar=solar_profile(str(data / "solar_4_4_kwp.csv"), SOLAR_SCALE, LONDON),
-        releases=read_releases(
+        releases=read_market(
             [data / "imbalance_price.csv", data / "imbalance_volume.csv"], PriceUnit.PENCE_PER_KWH, DEFAULT_DELAY
-        ),
+        )[0],
     )
     setting = history.setting(START, END, STEP, START_KWH)
     return Backtest("January", load_plan(PLAN), setting, tariff_of(data)).run()

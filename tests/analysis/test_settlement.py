@@ -14,11 +14,11 @@ from psycopg.types.json import Jsonb
 from tests.support import add_device, fetch, meter_reading
 
 from flux.analysis.flows import Direction
-from flux.analysis.settlement import Settlement, imbalance_tariff, month_span, settle
+from flux.analysis.settlement import Settlement, month_span, settle
 from flux.analysis.settlement_facts import meters_of, read_facts
 from flux.analysis.settlement_notices import Grade
 from flux.analysis.settlement_pages import as_mapping, write_csv, write_page
-from flux.analysis.tariff import Tariff, parse_tariff
+from flux.analysis.tariff import Tariff, imbalance_tariff, parse_tariff
 from flux.config import YamlDocument
 from flux.errors import InputError, NotFoundError
 from flux.model import MarketDataType, MarketValue

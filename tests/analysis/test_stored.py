@@ -1,18 +1,24 @@
 """A backtest from the store: the meters' rollups and the market as it became known."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from psycopg import AsyncConnection
+from tests.analysis.kit import HEAD, IMPORT_AVOIDANCE
 from tests.support import add_device, meter_reading
 from typer.testing import CliRunner
 
 from flux.analysis.known import Release
-from flux.analysis.stored import releases_of, site_of
+from flux.analysis.stored import site_of
+from flux.analysis.stored_market import releases_of, told_of
+from flux.analysis.told import ToldAsKnown
 from flux.cli.app import app
+from flux.control.parts import SiteConfig
 from flux.devices.simulator.profiles import to_us
 from flux.errors import NotFoundError
 from flux.model import MarketDataType, MarketValue
@@ -106,24 +112,115 @@ async def test_the_market_comes_as_it_became_known(site: Conn) -> None:
         Release(START + 10 * MINUTE, START, 55.0, -40.0),
     )
     await upsert(site, [value(niv, 7.0, 30 * MINUTE), value(price, 70.0, 15 * MINUTE, "WLCE")])
-    assert {(one.price, one.niv_mw) for one in await releases_of(site, "WLCE", START, START + HOUR, None)} == {
-        (70.0, None),
-        (None, 7.0),
-    }
+    assert await releases_of(site, "WLCE", START, START + HOUR, 10 * MINUTE) == (
+        Release(START + 10 * MINUTE, START, 70.0, 7.0),
+    )
+
+
+async def test_what_goes_before_another_value_does_so_once_it_is_known(site: Conn) -> None:
+    """As live: until the site's own price and the NIV come, the price for all sites and the volume count."""
+    price, niv, volume = MarketDataType.IMBALANCE_PRICE, MarketDataType.NIV, MarketDataType.IMBALANCE_VOLUME
+    within = MarketValue(type=niv, time=START + 5 * MINUTE, value=9.0, known_at=START + 35 * MINUTE)
+    await upsert(
+        site,
+        [
+            value(price, 50.0, 12 * MINUTE),
+            value(price, 70.0, 15 * MINUTE, "WLCE"),
+            value(volume, -20.0, 20 * MINUTE),
+            value(niv, 7.0, 30 * MINUTE),
+            within,
+            value(price, 55.0, 3 * HOUR),
+        ],
+    )
+    assert await releases_of(site, "WLCE", START, START + HOUR, None) == (
+        Release(START + 12 * MINUTE, START, price=50.0),
+        Release(START + 15 * MINUTE, START, price=70.0),
+        Release(START + 20 * MINUTE, START, niv_mw=-40.0),
+        Release(START + 30 * MINUTE, START, niv_mw=7.0),
+        Release(START + 35 * MINUTE, START, niv_mw=9.0),
+    )
+
+
+async def test_dispatch_and_envelopes_come_as_the_site_had_them(site: Conn) -> None:
+    await site.execute(
+        "INSERT INTO flux.dispatch_schedules (site, source, position, starts_at, ends_at, action, received_at,"
+        " withdrawn_at) VALUES (%(site)s, 'axle', 0, %(a)s, %(c)s, 'charge_max', %(a)s, %(b)s),"
+        " (%(site)s, 'axle', 0, %(b)s, %(c)s, 'discharge_max', %(b)s, NULL),"
+        " (%(site)s, 'manual', 0, %(b)s, %(c)s, 'avoid_import', %(c)s, NULL)",
+        {"site": "WLCE", "a": START, "b": START + HOUR, "c": START + 2 * HOUR},
+    )
+    await site.execute(
+        "INSERT INTO flux.site_envelopes (site, starts_at, ends_at, export_limit_kw, received_at)"
+        " VALUES ('WLCE', %s, %s, 20, %s)",
+        (START, START + 4 * HOUR, START + 90 * MINUTE),
+    )
+    await site.execute("UPDATE flux.sites SET import_limit_kw = 300, export_limit_kw = 200 WHERE site = 'WLCE'")
+    told = await told_of(site, "WLCE", START, START + 4 * HOUR)
+    known = ToldAsKnown(told, SiteConfig(import_limit_kw=500, export_limit_kw=100))
+    seen = []
+    for minutes in (0, 59, 60, 90, 119, 120, 240):
+        known.move_to(START + minutes * MINUTE)
+        seen.append(([step.action for step in known.schedule], known.limits.import_kw, known.limits.export_kw))
+    assert seen == [
+        (["charge_max"], 300, None),
+        (["charge_max"], 300, None),
+        (["discharge_max"], 300, None),
+        (["discharge_max"], 300, 20),
+        (["discharge_max"], 300, 20),
+        ([], 300, 20),
+        ([], 300, None),
+    ]
+
+
+async def typed(*args: str) -> Any:
+    result = await asyncio.to_thread(CliRunner().invoke, app, [*args, "--json"], catch_exceptions=False)
+    return json.loads(result.stdout)
+
+
+SPAN = ["--from", "2026-01-14T00:00Z", "--to", "2026-01-14T04:00Z"]
 
 
 async def test_the_command_takes_what_no_file_gives(
-    site: Conn, dsn: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    site: Conn, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import asyncio
-
-    from tests.analysis.kit import MARKET
-
-    (tmp_path / "plan.yaml").write_text(MARKET)
+    """Load and sun of the meters, dispatch as it was received, and the day-ahead price that the tariff follows."""
+    (tmp_path / "plan.yaml").write_text(HEAD + "modes: [{mode: axle}]\n")
+    (tmp_path / "tariff.yaml").write_text("rates: {import: [{name: energy, market: day_ahead}]}\n")
     monkeypatch.setenv("FLUX_DATABASE_URL", dsn)
-    given = ["backtest", "--plan", str(tmp_path / "plan.yaml"), "--site", "WLCE", "--json"]
-    span = ["--from", "2026-01-14T00:00Z", "--to", "2026-01-14T04:00Z"]
-    result = await asyncio.to_thread(CliRunner().invoke, app, [*given, *span], catch_exceptions=False)
-    (said,) = json.loads(result.stdout)
+    await site.execute(
+        "INSERT INTO flux.dispatch_schedules (site, source, position, starts_at, ends_at, action, received_at)"
+        " VALUES ('WLCE', 'axle', 0, %s, %s, 'discharge_max', %s)",
+        (START, START + 2 * HOUR, START + HOUR),
+    )
+    wholesale = MarketDataType.WHOLESALE_PRICE
+    times = [START + number * 30 * MINUTE for number in range(8)]
+    await upsert(site, [MarketValue(type=wholesale, time=at, value=100.0, known_at=START) for at in times])
+    given = ["--plan", str(tmp_path / "plan.yaml"), "--site", "WLCE", "--tariff", str(tmp_path / "tariff.yaml")]
+    (said,) = await typed("backtest", *given, *SPAN)
     assert said["energy_kwh"]["load"] == pytest.approx(120.0)
     assert said["energy_kwh"]["solar"] == pytest.approx(100.0)
+    assert said["energy_kwh"]["discharge"] == pytest.approx(105.0), "it was told at 01:00"
+    assert said["energy_kwh"]["flows"]["battery_to_load"] == pytest.approx(30.0)
+    assert said["costs_gbp"]["total"] == pytest.approx(3.0), "30 kWh from the grid before, at £100/MWh"
+    assert said["perfect"]["share"] == pytest.approx(0.5), "it could have served all 60 kWh before the sun"
+    (short,) = await typed("backtest", *given, *SPAN[:3], "2026-01-14T06:00Z")
+    assert short["notices"][0] == "23 times five minutes are missing of the meters; other days stand in for them"
+
+
+async def test_the_optimum_of_a_site(site: Conn, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plan.yaml").write_text(IMPORT_AVOIDANCE)
+    monkeypatch.setenv("FLUX_DATABASE_URL", dsn)
+    price = MarketDataType.IMBALANCE_PRICE
+    times = [START + number * 30 * MINUTE for number in range(8)]
+    await upsert(site, [MarketValue(type=price, time=at, value=100.0, known_at=at + HOUR) for at in times])
+    found = await typed("optimum", "--plan", str(tmp_path / "plan.yaml"), "--site", "WLCE", *SPAN)
+    assert found["energy_kwh"]["solar_to_load"] == pytest.approx(60.0)
+    assert found["discharged_kwh"] == pytest.approx(225.0), "all that is above its lowest, at the one price there is"
+    assert found["objective_gbp"] == pytest.approx((60 - 40 - 225) * 0.1)
+    await site.execute("UPDATE flux.sites SET export_limit_kw = 0 WHERE site = 'WLCE'")
+    found = await typed("optimum", "--plan", str(tmp_path / "plan.yaml"), "--site", "WLCE", *SPAN)
+    assert found["energy_kwh"]["battery_to_grid"] == 0
+    assert found["energy_kwh"]["battery_to_load"] == pytest.approx(60.0)
+    assert found["energy_kwh"]["solar_to_battery"] == pytest.approx(40.0)
+    with pytest.raises(NotFoundError, match="there is no site 'HMCE'; there is WLCE"):
+        await typed("optimum", "--plan", str(tmp_path / "plan.yaml"), "--site", "HMCE", "--load", "3", *SPAN)

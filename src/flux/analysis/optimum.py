@@ -46,6 +46,8 @@ class OptimumInputs:
     """Discharged energy of a local day, in times the capacity; None: as much as it can."""
     zone: ZoneInfo
     """Of the local days."""
+    limits_kw: tuple[Series, Series] | None = None
+    """Import and export limit of each step, where they are not always those of ``site``."""
     horizon: timedelta | None = None
     """How far it sees ahead; None: to the end."""
     stride: timedelta | None = None
@@ -54,6 +56,14 @@ class OptimumInputs:
     """£ that the course may cost more than the bound, where binaries are needed."""
     time_limit_s: float = 20.0
     """After so long the best course found is taken, with its bound; only what needs binaries takes long."""
+
+    @property
+    def limits_kwh(self) -> tuple[Series, Series]:
+        """What may be imported, and exported, in each step."""
+        if self.limits_kw is None:
+            every = np.full(self.timeline.count, self.timeline.step_h)
+            return self.site.import_limit_kw * every, self.site.export_limit_kw * every
+        return self.limits_kw[0] * self.timeline.step_h, self.limits_kw[1] * self.timeline.step_h
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +166,12 @@ class _Slopes:
 
 def _slopes(inputs: OptimumInputs) -> _Slopes:
     rates = {flow: np.nan_to_num(values, nan=0.0) for flow, values in inputs.rates.items()}
-    step_h, battery, site = inputs.timeline.step_h, inputs.battery, inputs.site
+    step_h, battery = inputs.timeline.step_h, inputs.battery
     excess = np.maximum(inputs.solar_kwh - inputs.load_kwh, 0.0)
     residual = np.maximum(inputs.load_kwh - inputs.solar_kwh, 0.0)
     awake = ~_unpriced(inputs)
     most_in, most_out = (awake * kw * step_h for kw in (battery.charge_limit_kw, battery.discharge_limit_kw))
-    import_kwh, export_kwh = site.import_limit_kw * step_h, site.export_limit_kw * step_h
+    import_kwh, export_kwh = inputs.limits_kwh
     sun, load = np.minimum(most_in, excess), np.minimum(most_out, residual)
     return _Slopes(
         charge_sun=rates[Flow.SOLAR_TO_BATTERY] - rates[Flow.SOLAR_TO_GRID],
@@ -372,13 +382,14 @@ def _rolling(inputs: OptimumInputs, horizon: timedelta, stride: timedelta) -> Op
 
 
 def _window(inputs: OptimumInputs, first: int, after: int, soe_kwh: float, time_limit_s: float) -> OptimumInputs:
-    timeline = inputs.timeline
+    timeline, limits = inputs.timeline, inputs.limits_kw
     return replace(
         inputs,
         timeline=Timeline(timeline.start + first * timeline.step, timeline.step, after - first),
         load_kwh=inputs.load_kwh[first:after],
         solar_kwh=inputs.solar_kwh[first:after],
         rates={flow: rates[first:after] for flow, rates in inputs.rates.items()},
+        limits_kw=None if limits is None else (limits[0][first:after], limits[1][first:after]),
         start_soe_kwh=soe_kwh,
         end_soe_kwh=inputs.end_soe_kwh if after == timeline.count else None,
         time_limit_s=time_limit_s,
@@ -393,9 +404,9 @@ def _told(inputs: OptimumInputs, charge: Series, discharge: Series, gap: float |
     flows = split_flows(inputs.load_kwh, inputs.solar_kwh, charge, discharge)
     unpriced = _unpriced(inputs)
     costs = {flow: np.where(unpriced, np.nan, cost(energy, inputs.rates[flow])) for flow, energy in flows.items()}
-    step_h, site = inputs.timeline.step_h, inputs.site
-    imported = flows[Flow.GRID_TO_LOAD] + flows[Flow.GRID_TO_BATTERY] - site.import_limit_kw * step_h
-    exported = flows[Flow.SOLAR_TO_GRID] + flows[Flow.BATTERY_TO_GRID] - site.export_limit_kw * step_h
+    import_kwh, export_kwh = inputs.limits_kwh
+    imported = flows[Flow.GRID_TO_LOAD] + flows[Flow.GRID_TO_BATTERY] - import_kwh
+    exported = flows[Flow.SOLAR_TO_GRID] + flows[Flow.BATTERY_TO_GRID] - export_kwh
     over = np.maximum(imported, 0.0) + np.maximum(exported, 0.0)
     found = Optimum(
         timeline=inputs.timeline,

@@ -19,6 +19,7 @@ from flux.analysis.rating import RatedSteps, daily_charges, rate_steps
 from flux.analysis.simulate import Course, Setting
 from flux.analysis.tariff import Market, Tariff
 from flux.analysis.timeline import Timeline
+from flux.analysis.told import limits_on
 from flux.control.parts import BatteryConfig, SiteConfig
 from flux.control.plan import ControllerPlan
 from flux.model import SETTLEMENT_PERIOD
@@ -89,7 +90,12 @@ class Outcome:
     highest_import_kw: Series
     highest_export_kw: Series
     prices: Series
-    """£/MWh, what is settled by; nan where missing."""
+    """Imbalance price, £/MWh, what is settled by; nan where missing."""
+    import_limit_kw: Series
+    """In force in each step: the plan's, an envelope's or the connection's."""
+    export_limit_kw: Series
+    day_ahead: Series | None = None
+    """Day-ahead price, £/MWh; nan where missing, None where none is known."""
     money: Money | None = None
     perfect: Perfect | None = None
 
@@ -131,13 +137,13 @@ class Outcome:
 
     @property
     def hours_over_import_limit(self) -> float:
-        """Hours of the steps in which the site drew more than the plan's import limit."""
-        over = self.highest_import_kw > self.site.import_limit_kw + _OVER_KW
+        """Hours of the steps in which the site drew more than its import limit."""
+        over = self.highest_import_kw > self.import_limit_kw + _OVER_KW
         return float(over.sum()) * self.timeline.step_h
 
     @property
     def hours_over_export_limit(self) -> float:
-        over = self.highest_export_kw > self.site.export_limit_kw + _OVER_KW
+        over = self.highest_export_kw > self.export_limit_kw + _OVER_KW
         return float(over.sum()) * self.timeline.step_h
 
     def mode_hours(self) -> dict[str, float]:
@@ -182,6 +188,7 @@ def outcome_of(
         return summed
 
     flows = split_flows(load_kw * hours, solar_kw * hours, charge, discharge)
+    import_limit_kw, export_limit_kw = limits_on(timeline, setting.told, plan.site)
     return Outcome(
         name=name,
         zone=plan.zone,
@@ -197,6 +204,9 @@ def outcome_of(
         highest_import_kw=np.maximum.reduceat(np.maximum(site_kw, 0), firsts),
         highest_export_kw=np.maximum.reduceat(np.maximum(-site_kw, 0), firsts),
         prices=prices_on(timeline, prices),
+        import_limit_kw=import_limit_kw,
+        export_limit_kw=export_limit_kw,
+        day_ahead=prices_on(timeline, setting.day_ahead) if setting.day_ahead else None,
     )
 
 
@@ -207,9 +217,15 @@ def prices_on(timeline: Timeline, prices: Mapping[datetime, float]) -> Series:
     return np.repeat(np.array([prices.get(start, np.nan) for start in starts]), each)
 
 
+def market_prices(imbalance: Series, day_ahead: Series | None) -> dict[Market, Series]:
+    """What a tariff may follow; a market of which nothing is known is left out."""
+    prices = {Market.IMBALANCE: imbalance}
+    return prices if day_ahead is None else {**prices, Market.DAY_AHEAD: day_ahead}
+
+
 def priced(outcome: Outcome, tariff: Tariff) -> Outcome:
     """The outcome with what it cost by ``tariff``, what its site costs with no battery, and what was there to earn."""
-    rated = rate_steps(tariff, outcome.timeline, {Market.IMBALANCE: outcome.prices})
+    rated = rate_steps(tariff, outcome.timeline, market_prices(outcome.prices, outcome.day_ahead))
     nothing = np.zeros(outcome.timeline.count)
     without = split_flows(outcome.load_kwh, outcome.solar_kwh, nothing, nothing)
     daily = daily_charges(tariff, outcome.timeline.start, outcome.timeline.end)
@@ -222,10 +238,12 @@ def _perfect(outcome: Outcome, tariff: Tariff, money: Money) -> Perfect | None:
 
     It ends with at least what the plan ended with. None where the market's prices are not all known.
     """
-    if np.isnan(outcome.prices).any() and tariff.markets:
+    known = market_prices(outcome.prices, outcome.day_ahead)
+    if any(np.isnan(known[market]).any() for market in tariff.markets):
         return None
     battery, course, each = outcome.battery, outcome.course, SETTLEMENT_PERIOD // outcome.timeline.step
     timeline = replace(outcome.timeline, step=SETTLEMENT_PERIOD, count=outcome.timeline.count // each)
+    import_kw, export_kw = (outcome.half_hours(kw) / each for kw in (outcome.import_limit_kw, outcome.export_limit_kw))
     left_kwh = min(course.soe_kwh[-1], battery.soe_max_kwh)
     best = optimum(
         OptimumInputs(
@@ -234,7 +252,8 @@ def _perfect(outcome: Outcome, tariff: Tariff, money: Money) -> Perfect | None:
             site=outcome.site,
             load_kwh=outcome.half_hours(outcome.load_kwh),
             solar_kwh=outcome.half_hours(outcome.solar_kwh),
-            rates=rate_steps(tariff, timeline, {Market.IMBALANCE: outcome.prices[::each]}).flow,
+            limits_kw=(import_kw, export_kw),
+            rates=rate_steps(tariff, timeline, {market: prices[::each] for market, prices in known.items()}).flow,
             start_soe_kwh=course.start_soe_kwh,
             end_soe_kwh=left_kwh if left_kwh >= battery.soe_min_kwh else None,
             zone=outcome.zone,

@@ -14,7 +14,7 @@ from flux.analysis.flows import Direction, Series
 from flux.analysis.rating import RatedSteps, cost, daily_charges, rate_steps
 from flux.analysis.settlement_facts import EXPORTED, IMPORTED, Facts, HalfHour, SettledMeter
 from flux.analysis.settlement_notices import Notice, notices_of
-from flux.analysis.tariff import DirectionRates, Market, Tariff, TariffRate
+from flux.analysis.tariff import Market, Tariff
 from flux.analysis.timeline import Timeline
 from flux.errors import InputError
 from flux.model import SETTLEMENT_PERIOD, SettlementPeriod, settlement_period
@@ -87,13 +87,6 @@ def month_span(text: str) -> tuple[datetime, datetime]:
         raise InputError(f"--month {text}: write it like 2024-01") from None
     after = (first.replace(day=28) + timedelta(days=4)).replace(day=1)
     return SettlementPeriod(first, 1).start, SettlementPeriod(after, 1).start
-
-
-def imbalance_tariff() -> Tariff:
-    """What is paid where no tariff is given: the imbalance price, both ways."""
-    bought = TariffRate(name="imbalance price", market=Market.IMBALANCE)
-    sold = TariffRate(name="imbalance price", market=Market.IMBALANCE, factor=-1.0)
-    return Tariff(name="imbalance price", rates=DirectionRates(import_=(bought,), export=(sold,)))
 
 
 def settle(

@@ -1,18 +1,19 @@
 """History lived again: the real ``decide`` and the simulator's battery, step by step. Pure: no clock, no I/O.
 
-At each step's start the controller sees the site as it is at that instant and the market as it was known then; the
-battery then does as it is told until the next step. At the plan's own interval the damping of the live loop stands
-between decision and command, as it does there; at coarser steps there is nothing to damp: no meter lags by minutes.
-With a load of 40 kW, no sun and import avoidance, an hour in steps of ten minutes takes 40 kWh out of the battery and
-nothing from the grid.
+At each step's start the controller sees the site as it is at that instant, and the market, dispatch and operating
+envelopes as they were known then; the battery then does as it is told until the next step. At the plan's own interval
+the damping of the live loop stands between decision and command, as it does there; at coarser steps there is nothing to
+damp: no meter lags by minutes. With a load of 40 kW, no sun and import avoidance, an hour in steps of ten minutes takes
+40 kWh out of the battery and nothing from the grid.
 """
 
 from array import array
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from flux.analysis.known import MarketAsKnown, Release
+from flux.analysis.told import Told, ToldAsKnown
 from flux.control.damping import Damping, damped
 from flux.control.decide import decide
 from flux.control.decision import Decision
@@ -81,6 +82,9 @@ class Setting:
     end: datetime
     step: timedelta
     start_soe_kwh: float
+    told: Told = field(default_factory=Told)
+    day_ahead: Mapping[datetime, float] = field(default_factory=dict)
+    """£/MWh by the start of each half hour: no mode looks at it, a tariff may."""
 
 
 def simulate(
@@ -94,6 +98,7 @@ def simulate(
     ``observe`` is told of every decision; ``progress`` hears of the share that is done (0 to 1), once a simulated day.
     """
     site, market = _Site.of(plan, setting), MarketAsKnown(setting.releases)
+    told = ToldAsKnown(setting.told, plan.site)
     memory, damping = Memory(), Damping() if setting.step == plan.interval else None
     stepped = plan.model_copy(update={"interval": setting.step})
     _ = stepped.compiled
@@ -101,12 +106,15 @@ def simulate(
     now_us, step_us = to_us(now), setting.step // _MICROSECOND
     while now < setting.end:
         site.look(now_us)
+        told.move_to(now)
         state = CycleState(
             time=now,
             site_power=Measurement(site.power_kw, now),
             soe_kwh=Measurement(site.battery.energy_kwh, now),
             battery_power=Measurement(site.battery.power_kw, now),
             market=market.at(now),
+            schedule=told.schedule,
+            limits=told.limits,
             memory=memory,
         )
         decision = decide(stepped, state)

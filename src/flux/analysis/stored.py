@@ -1,4 +1,4 @@
-"""A site's own history, from the store: load and sun by its meters' rollups, and the market as it became known.
+"""A site's own history, from the store: load and sun by its meters' rollups.
 
 A site whose grid meter counted 3 kWh in five minutes, its generation meter −1 kWh and its battery's meter 2 kWh used
 3 + 1 − 2 = 2 kWh; one with a meter at its load used what that says.
@@ -12,16 +12,13 @@ from zoneinfo import ZoneInfo
 
 from psycopg import AsyncConnection
 
-from flux.analysis.known import Release
 from flux.devices.simulator.profiles import Constant, CsvProfile, Profile
-from flux.errors import InputError, NotFoundError
-from flux.model import SETTLEMENT_PERIOD, Device, DeviceType, MarketDataType, MarketValue, MeterMetadata, MeterType
+from flux.errors import NotFoundError
+from flux.model import Device, DeviceType, MeterMetadata, MeterType
 from flux.registry import list_devices
 from flux.store import queries
-from flux.store.market import market_history
 
 _STEP = timedelta(minutes=5)
-_HOURS_PER_PERIOD = SETTLEMENT_PERIOD / timedelta(hours=1)
 
 Net = Mapping[datetime, float]
 """kWh into what is metered less kWh out of it, of each five minutes that is known."""
@@ -69,53 +66,6 @@ async def site_of(
     if meters.get(MeterType.GENERATION):
         missing = max(missing, count - len(sun))
     return StoredSite(_profile(used, load_scale, zone), _profile(sun, solar_scale, zone), missing)
-
-
-async def releases_of(
-    conn: AsyncConnection[Any], site: str, start: datetime, end: datetime, delay: timedelta | None
-) -> tuple[Release, ...]:
-    """Imbalance prices and NIV about the span, and the half hour before it, as they became known.
-
-    ``delay`` not None: the newest values, each known so long after its half hour's start. Without a NIV the imbalance
-    volume stands for it.
-    """
-    first = start - SETTLEMENT_PERIOD
-    prices = _preferred(await market_history(conn, MarketDataType.IMBALANCE_PRICE, first, end, site=site))
-    nivs = _preferred(await market_history(conn, MarketDataType.NIV, first, end, site=site))
-    volumes = _preferred(await market_history(conn, MarketDataType.IMBALANCE_VOLUME, first, end, site=site))
-    told = {value.time for value in nivs}
-    found = [Release(_known_at(value), value.time, price=value.value) for value in prices]
-    found += [Release(_known_at(value), value.time, niv_mw=value.value) for value in nivs]
-    found += [
-        Release(_known_at(value), value.time, niv_mw=value.value / _HOURS_PER_PERIOD)
-        for value in volumes
-        if value.time not in told
-    ]
-    found.sort()
-    return tuple(found if delay is None else _known_after(delay, found))
-
-
-def _known_after(delay: timedelta, releases: Iterable[Release]) -> list[Release]:
-    """Of each half hour the newest figures alone, known ``delay`` after its start."""
-    newest: dict[datetime, Release] = {}
-    for one in releases:
-        before = newest.get(one.sp_start, one)
-        price = before.price if one.price is None else one.price
-        niv_mw = before.niv_mw if one.niv_mw is None else one.niv_mw
-        newest[one.sp_start] = Release(one.sp_start + delay, one.sp_start, price, niv_mw)
-    return list(newest.values())
-
-
-def _preferred(values: Sequence[MarketValue]) -> list[MarketValue]:
-    """A site's own values go before those for all sites."""
-    own = {value.time for value in values if value.site is not None}
-    return [value for value in values if value.site is not None or value.time not in own]
-
-
-def _known_at(value: MarketValue) -> datetime:
-    if value.known_at is None:
-        raise InputError(f"market value about {value.time.isoformat()}: nobody knows when it became known")
-    return value.known_at
 
 
 def _by_kind(meters: Iterable[Device]) -> dict[MeterType, list[Device]]:

@@ -1,5 +1,6 @@
 """An outcome in figures: one plain mapping for JSON, tables and pages. Every key says its unit."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -11,8 +12,8 @@ from flux.analysis.outcome import Money, Outcome, unpriced_half_hours
 from flux.control.periods import instant_of
 
 
-def summary_of(outcome: Outcome) -> dict[str, Any]:
-    """Everything about a run that is not a series."""
+def summary_of(outcome: Outcome, notices: Sequence[str] = ()) -> dict[str, Any]:
+    """Everything about a run that is not a series. ``notices``: what weakens the history that it ran on."""
     timeline, course = outcome.timeline, outcome.course
     return {
         "name": outcome.name,
@@ -40,7 +41,7 @@ def summary_of(outcome: Outcome) -> dict[str, Any]:
         "hours_by_mode": outcome.mode_hours(),
         "hours_by_limit": outcome.limit_hours(),
         "months": months_of(outcome),
-        "notices": notices_of(outcome),
+        "notices": [*notices, *notices_of(outcome)],
     }
 
 

@@ -189,6 +189,13 @@ def _meet(one: TariffRate, other: TariffRate) -> bool:
     )
 
 
+def imbalance_tariff() -> Tariff:
+    """What is paid where no tariff is given: the imbalance price, both ways."""
+    bought = TariffRate(name="imbalance price", market=Market.IMBALANCE)
+    sold = TariffRate(name="imbalance price", market=Market.IMBALANCE, factor=-1.0)
+    return Tariff(name="imbalance price", rates=DirectionRates(import_=(bought,), export=(sold,)))
+
+
 def load_tariff(path: Path) -> Tariff:
     """Read and check a tariff file; all problems come in one :class:`InputError`, a line each."""
     return parse_tariff(load_yaml(path))

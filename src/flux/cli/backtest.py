@@ -24,7 +24,11 @@ def backtest(
     ] = None,
     solar: Annotated[str | None, typer.Option(help="CSV like --load's, or a synthetic peak in kW.")] = None,
     prices: Annotated[
-        list[Path] | None, typer.Option(help="CSV: time, and price, niv_mw or volume (MWh); repeatable.")
+        list[Path] | None, typer.Option(help="CSV: time, and price, day_ahead, niv_mw or volume (MWh); repeatable.")
+    ] = None,
+    dispatch: Annotated[Path | None, typer.Option(help="CSV of what mode axle was asked: start, end, action.")] = None,
+    envelopes: Annotated[
+        Path | None, typer.Option(help="CSV of operating envelopes: start, end, import_kw, export_kw.")
     ] = None,
     site: Annotated[str | None, typer.Option(help="Take what no file gives from the store, for this site.")] = None,
     tariff: Annotated[Path | None, typer.Option(help="What energy costs; default: the imbalance price.")] = None,
@@ -42,6 +46,8 @@ def backtest(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array, one object for each plan.")] = False,
 ) -> None:
     """Run plans over history: the very controller, the simulator's battery, the market as it was known then.
+
+    With --site, dispatch and operating envelopes too are those that the site had, from when it was told of them.
 
     Files of another year than the span count by month, day and clock time. Several plans run side by side.
 
@@ -62,7 +68,7 @@ def backtest(
         if path is not None and path.suffix not in endings:
             raise InputError(f"{path}: must end with {' or '.join(endings)}")
     delay = None if known_after is None else duration(known_after, "--known-after")
-    files = HistoryFiles(load, solar, prices or [], load_scale, solar_scale, price_unit, delay)
+    files = HistoryFiles(load, solar, prices or [], load_scale, solar_scale, price_unit, delay, dispatch, envelopes)
     history = files.history(site, span, zone)
     rates = load_tariff(tariff) if tariff else history.tariff
     backtests = [
@@ -71,7 +77,7 @@ def backtest(
     ]
     with _progress([one.name for one in backtests], quiet=as_json) as progress:
         outcomes = run_all(backtests, progress)
-    summaries = [summary_of(outcome) for outcome in outcomes]
+    summaries = [summary_of(outcome, history.notices) for outcome in outcomes]
     _write(outcomes, summaries, out, report)
     _print(outcomes, summaries, as_json)
 

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from flux.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,11 +25,15 @@ class HistoryFiles:
     price_unit: str
     known_after: "timedelta | None"
     """None: 10 minutes where a file doesn't say, and of the store what it says itself."""
+    dispatch: Path | None = None
+    envelopes: Path | None = None
 
     def history(self, site: str | None, span: "tuple[datetime, datetime]", zone: "ZoneInfo") -> "History":
         """What the files give, and what the store gives for ``site`` where there is no file."""
-        from flux.analysis.history import History, PriceUnit, load_profile, read_releases, solar_profile
+        from flux.analysis.history import History, PriceUnit, load_profile, read_market, solar_profile
         from flux.analysis.known import DEFAULT_DELAY
+        from flux.analysis.told import Told
+        from flux.analysis.told_files import read_dispatch, read_envelopes
 
         if self.load is None and site is None:
             raise InputError("--load is missing: a CSV file or a mean in kW; or --site, to take it from the store")
@@ -39,24 +41,32 @@ class HistoryFiles:
             unit = PriceUnit(self.price_unit)
         except ValueError:
             raise InputError(f"--price-unit {self.price_unit}: one of {', '.join(PriceUnit)}") from None
+        delay = DEFAULT_DELAY if self.known_after is None else self.known_after
+        releases, day_ahead = read_market(self.prices, unit, delay)
         given = History(
             load=load_profile(self.load or "0", self.load_scale, zone),
             solar=solar_profile(self.solar or "0", self.solar_scale, zone),
-            releases=read_releases(self.prices, unit, DEFAULT_DELAY if self.known_after is None else self.known_after),
+            releases=releases,
+            day_ahead=day_ahead,
+            told=Told(
+                steps=() if self.dispatch is None else read_dispatch(self.dispatch),
+                envelopes=() if self.envelopes is None else read_envelopes(self.envelopes),
+            ),
         )
-        if site is None or (self.load is not None and self.solar is not None and self.prices):
-            return given
-        return self._with_stored(given, site, span, zone)
+        return given if site is None else self._with_stored(given, site, span, zone)
 
     def _with_stored(
         self, given: "History", site: str, span: "tuple[datetime, datetime]", zone: "ZoneInfo"
     ) -> "History":
         from dataclasses import replace
 
-        from flux.analysis.stored import releases_of, site_of
+        from flux.analysis.stored import site_of
+        from flux.analysis.stored_market import day_ahead_of, releases_of, told_of
         from flux.cli.shared import run_on_database
+        from flux.store.dispatch import check_site
 
         async def work(conn: Any) -> "History":
+            await check_site(conn, site)
             history, missing = given, 0
             if self.load is None or self.solar is None:
                 stored = await site_of(
@@ -67,10 +77,15 @@ class HistoryFiles:
                 missing = stored.missing
             if not self.prices:
                 history = replace(history, releases=await releases_of(conn, site, *span, self.known_after))
-            if missing:
-                words = f"{missing:,} times five minutes are missing of the meters; other days stand in for them"
-                typer.echo(f"note: {words}", err=True)
-            return history
+            if not history.day_ahead:
+                history = replace(history, day_ahead=await day_ahead_of(conn, site, *span))
+            told = await told_of(conn, site, *span)
+            if self.dispatch is not None:
+                told = replace(told, steps=given.told.steps)
+            if self.envelopes is not None:
+                told = replace(told, envelopes=given.told.envelopes)
+            words = f"{missing:,} times five minutes are missing of the meters; other days stand in for them"
+            return replace(history, told=told, notices=(words,) if missing else ())
 
         found: History = run_on_database(work)
         return found

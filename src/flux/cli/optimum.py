@@ -22,7 +22,10 @@ def optimum(
         str | None, typer.Option(help="CSV of half-hour energies (kWh), or a synthetic mean in kW.")
     ] = None,
     solar: Annotated[str | None, typer.Option(help="CSV like --load's, or a synthetic peak in kW.")] = None,
-    prices: Annotated[list[Path] | None, typer.Option(help="CSV: time, and price; repeatable.")] = None,
+    prices: Annotated[list[Path] | None, typer.Option(help="CSV: time, and price or day_ahead; repeatable.")] = None,
+    envelopes: Annotated[
+        Path | None, typer.Option(help="CSV of operating envelopes: start, end, import_kw, export_kw.")
+    ] = None,
     site: Annotated[str | None, typer.Option(help="Take what no file gives from the store, for this site.")] = None,
     tariff: Annotated[Path | None, typer.Option(help="What energy costs; default: the imbalance price.")] = None,
     step: Annotated[str, typer.Option(help="Length of a step, in which the power stays the same.")] = "10m",
@@ -47,6 +50,7 @@ def optimum(
     Example: `flux optimum --plan site.yaml --from 2024-01-01 --to 2024-02-01 --load load.csv --prices prices.csv`
     """
     import json
+    from datetime import timedelta
 
     from flux.analysis.backtest import check_span
     from flux.analysis.optimum import optimum as best_of
@@ -59,7 +63,7 @@ def optimum(
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise InputError(f"{out}: must end with .csv or .parquet")
     files = HistoryFiles(
-        load, solar, prices or [], load_scale, solar_scale, price_unit, known_after=duration("0s", "--step")
+        load, solar, prices or [], load_scale, solar_scale, price_unit, timedelta(), envelopes=envelopes
     )
     history = files.history(site, span, loaded.zone)
     rates = load_tariff(tariff) if tariff else history.tariff
@@ -77,7 +81,7 @@ def optimum(
     found = best_of(inputs)
     if out is not None:
         _write(out, inputs, found)
-    summary = _summary(inputs, found, rates)
+    summary = _summary(inputs, found, rates) | {"notices": list(history.notices)}
     typer.echo(json.dumps(summary, indent=1)) if as_json else _print(summary)
 
 
@@ -87,20 +91,22 @@ def _inputs(
     from flux.analysis.known import newest_prices
     from flux.analysis.laying import energies_on
     from flux.analysis.optimum import OptimumInputs
-    from flux.analysis.outcome import prices_on
+    from flux.analysis.outcome import market_prices, prices_on
     from flux.analysis.rating import rate_steps
-    from flux.analysis.tariff import Market
     from flux.analysis.timeline import Timeline
+    from flux.analysis.told import limits_on
 
     timeline = Timeline.between(*span)
     imbalance = prices_on(timeline, newest_prices(history.releases))
+    day_ahead = prices_on(timeline, history.day_ahead) if history.day_ahead else None
     return OptimumInputs(
         timeline=timeline,
         battery=plan.battery,
         site=plan.site,
         load_kwh=energies_on(timeline, history.load),
         solar_kwh=energies_on(timeline, history.solar),
-        rates=rate_steps(tariff, timeline, {Market.IMBALANCE: imbalance}).flow,
+        rates=rate_steps(tariff, timeline, market_prices(imbalance, day_ahead)).flow,
+        limits_kw=limits_on(timeline, history.told, plan.site),
         zone=plan.zone,
         **wishes,
     )
@@ -171,6 +177,8 @@ def _print(summary: dict[str, Any]) -> None:
         f"energy costs {_pounds(summary['objective_gbp'])} ({near}), without the battery"
         f" {_pounds(summary['without_battery_gbp'])}: it earns {_pounds(summary['earned_gbp'])}"
     )
+    for notice in summary["notices"]:
+        typer.echo(f"note: {notice}")
     if summary["over_limits_kwh"]:
         typer.echo(f"note: {summary['over_limits_kwh']:,.2f} kWh beyond the grid's limits, which no course could keep")
     if summary["unpriced_steps"]:

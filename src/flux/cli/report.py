@@ -43,10 +43,10 @@ def settlement(
     import json
     from datetime import UTC, datetime
 
-    from flux.analysis.settlement import imbalance_tariff, month_span, settle
+    from flux.analysis.settlement import month_span, settle
     from flux.analysis.settlement_facts import meters_of, read_facts
     from flux.analysis.settlement_pages import as_mapping, write_csv, write_page
-    from flux.analysis.tariff import load_tariff
+    from flux.analysis.tariff import imbalance_tariff, load_tariff
     from flux.cli.shared import run_on_database
 
     if (group is None) is (not device):

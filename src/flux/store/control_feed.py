@@ -38,7 +38,7 @@ async def read_feed(conn: AsyncConnection[Any], site: str) -> ControlFeed:
         pairs=await market_pairs(conn, site),
         schedule=tuple(stored.step for stored in schedule),
         envelopes=tuple(stored.envelope for stored in envelopes),
-        connection=await _connection(conn, site),
+        connection=await connection_of(conn, site),
         plan=await pushed_plan(conn, site),
     )
 
@@ -67,7 +67,8 @@ async def pushed_plan(conn: AsyncConnection[Any], site: str) -> PushedPlan | Non
     return None if row is None else PushedPlan(row[0], json.dumps(row[1], sort_keys=True), row[2], row[3])
 
 
-async def _connection(conn: AsyncConnection[Any], site: str) -> SiteLimits:
+async def connection_of(conn: AsyncConnection[Any], site: str) -> SiteLimits:
+    """What the grid connection of ``site`` carries, kW; None where nobody has said."""
     cursor = await conn.execute("SELECT import_limit_kw, export_limit_kw FROM flux.sites WHERE site = %s", (site,))
     row = await cursor.fetchone()
     return SiteLimits() if row is None else SiteLimits(*row)

@@ -33,20 +33,22 @@ class Replaced:
 
 @dataclass(frozen=True, slots=True)
 class StoredStep:
-    """A step that has not ended, and where it came from."""
+    """A step, where it came from, and when it was withdrawn; None: it holds."""
 
     step: ScheduleStep
     source: str
     received_at: datetime
+    withdrawn_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StoredEnvelope:
-    """An envelope that has not ended, and where it came from."""
+    """An envelope, where it came from, and when it was withdrawn; None: it holds."""
 
     envelope: Envelope
     source: str
     received_at: datetime
+    withdrawn_at: datetime | None = None
 
 
 async def replace_schedule(
@@ -109,6 +111,35 @@ async def schedule_of(conn: AsyncConnection[Any], site: str) -> list[StoredStep]
     )
     rows = await cursor.fetchall()
     return [StoredStep(ScheduleStep(start, end, what), source, at) for start, end, what, source, at in rows]
+
+
+async def steps_between(conn: AsyncConnection[Any], site: str, start: datetime, end: datetime) -> list[StoredStep]:
+    """Every step that ``site`` ever had about start ≤ time < end, withdrawn ones too, in the order in which they count.
+
+    The order is the newest of each source: it alone is not kept as it was.
+    """
+    cursor = await conn.execute(
+        "SELECT starts_at, ends_at, action, source, received_at, withdrawn_at FROM flux.dispatch_schedules"
+        " WHERE site = %s AND ends_at > %s AND starts_at < %s ORDER BY source <> %s, source, position, id",
+        (site, start, end, MANUAL),
+    )
+    rows = await cursor.fetchall()
+    return [StoredStep(ScheduleStep(*step), source, at, gone) for *step, source, at, gone in rows]
+
+
+async def envelopes_between(
+    conn: AsyncConnection[Any], site: str, start: datetime, end: datetime
+) -> list[StoredEnvelope]:
+    """Every envelope that ``site`` ever had about start ≤ time < end, the one that counts first at the head."""
+    cursor = await conn.execute(
+        "SELECT starts_at, ends_at, import_limit_kw, export_limit_kw, source, received_at, withdrawn_at"
+        " FROM flux.site_envelopes WHERE site = %s AND ends_at > %s AND starts_at < %s ORDER BY id DESC",
+        (site, start, end),
+    )
+    return [
+        StoredEnvelope(Envelope(first, last, SiteLimits(import_kw, export_kw)), source, at, gone)
+        for first, last, import_kw, export_kw, source, at, gone in await cursor.fetchall()
+    ]
 
 
 async def add_envelope(conn: AsyncConnection[Any], site: str, envelope: Envelope, *, source: str = MANUAL) -> None:
