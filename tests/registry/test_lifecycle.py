@@ -210,9 +210,23 @@ async def test_two_people_who_edit_one_device_do_not_overwrite_each_other(db: Co
 
 # ── metadata ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-WORDS = st.sampled_from(["", "x", "grid", "storage", "4s", "1h30m", "5", "0", "1e400", "acuvim2_standard"])
+DURATIONS = [
+    "4s",
+    "1h30m",
+    "2H",
+    " 1 h 5 m ",
+    "1 0m",
+    "4s\n",
+    "\u0664s",
+    "99999999d" * 9,
+    "999999999d",
+    "1s" * 10,
+    "1.5.5s",
+]
+WORDS = st.sampled_from(["", "x", "grid", "storage", *DURATIONS, "5", "0", "1e400", "acuvim2_standard"])
 NUMBERS = st.one_of(st.integers(-3, 70_000), st.floats(-2, 1000, allow_nan=False).map(lambda number: round(number, 3)))
-VALUES = st.one_of(st.none(), st.booleans(), NUMBERS, WORDS, st.lists(st.integers(), max_size=1), st.just({}))
+WIDTHS = st.dictionaries(st.just("energy_imported_active"), st.one_of(NUMBERS, WORDS, st.just(10**400)), max_size=1)
+VALUES = st.one_of(st.none(), st.booleans(), NUMBERS, WORDS, st.lists(st.integers(), max_size=1), WIDTHS)
 KEYS = sorted(
     {*parse_metadata(DeviceType.BESS, {}).model_dump(), *parse_metadata(DeviceType.METER, {}).model_dump(), "note"}
 )

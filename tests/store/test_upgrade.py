@@ -7,6 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from flux.errors import FluxError
 from flux.store import migrate as migrate_module
@@ -85,6 +86,31 @@ def test_no_row_is_lost_and_what_was_built_on_it_stays(old_dsn: str) -> None:
             assert conn.execute(allowed, (relation,)).fetchone() == (True,)
         assert conn.execute("SELECT count(*) FROM pg_class WHERE relname LIKE '%\\_before'").fetchone() == (0,)
     assert not migrate(old_dsn).changed
+
+
+def test_keys_that_are_checked_now_leave_no_device_out(empty_dsn: str) -> None:
+    wrong = {
+        "gap_limit": "soon",
+        "hold_limit": 5,
+        "power_stuck_after": "99999999999h",
+        "counter_width": -1,
+        "counter_widths": {"energy_imported_active": "wide"},
+        "storage_of": "B",
+    }
+    right = {"gap_limit": "1d 12h", "counter_width": None, "counter_widths": {"energy_imported_active": 1e6}, "note": 1}
+    with connect_sync(empty_dsn, autocommit=True) as conn:
+        conn.execute("CREATE SCHEMA flux")
+        migrate_module._run_migrations(conn, "0004")
+        for name, metadata in (("WRONG", wrong), ("RIGHT", right)):
+            conn.execute(
+                "INSERT INTO flux.mg_device_registry (name, type, site, metadata) VALUES (%s, 'meter', 'WLCE', %s)",
+                (name, Jsonb(metadata)),
+            )
+        migrate(empty_dsn)
+        query = "SELECT metadata, flux.metadata_problem(type, metadata) FROM flux.mg_device_registry ORDER BY name"
+        (kept, fine), (renamed, problem) = conn.execute(query).fetchall()
+    assert (kept, fine, problem) == (right, None, None)
+    assert renamed == {f"{key}_not_understood": value for key, value in wrong.items()}
 
 
 @pytest.mark.partitions

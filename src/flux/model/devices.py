@@ -13,6 +13,8 @@ from flux.model.readings import DeviceId
 DeviceName = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
 SiteCode = Annotated[str, StringConstraints(min_length=1, max_length=50, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
+CounterWidth = Annotated[float, Field(gt=0, le=1e15, strict=True)]
+
 
 class DeviceType(StrEnum):
     BESS = "bess"
@@ -58,6 +60,11 @@ class DeviceMetadata(BaseModel):
     modbus_address: int = Field(default=1, ge=0, le=255, strict=True, description="unit id on its connection")
     polling_interval: Duration | None = None
     maintenance: Any = None
+    hold_limit: Duration | None = Field(default=None, description="how long a reading of a battery holds")
+    gap_limit: Duration | None = Field(default=None, description="readings further apart split the series")
+    counter_width: CounterWidth | None = Field(default=None, description="where every counter begins again at 0")
+    counter_widths: dict[str, CounterWidth] | None = Field(default=None, description="the same for single counters")
+    power_stuck_after: Duration | None = Field(default=None, description="a power equal for so long is stuck")
 
 
 class BessMetadata(DeviceMetadata):
@@ -103,7 +110,9 @@ def parse_metadata(type: DeviceType, data: dict[str, Any], name: str = "device")
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{name}: metadata {key} = {first['input']!r}: {first['msg']}") from None
+        said = first["msg"].removeprefix("Value error, ")
+        what = f"{key} = {first['input']!r}: {said}" if key else said
+        raise InputError(f"{name}: metadata {what}") from None
 
 
 class Device(BaseModel):

@@ -7,16 +7,17 @@ from typing import Annotated
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_WHOLE = re.compile(rf"(?:{_PART.pattern})+")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(ms|s|m|h|d)")
+_PATTERN = r"^( *[0-9]{1,8}(\.[0-9]{1,9})? *([mM][sS]|[sSmMhHdD])){1,9} *$"
+"""In Python and in SQL; no more digits and parts than a ``timedelta`` can hold."""
+_WHOLE = re.compile(_PATTERN)
 
 
 def parse_duration(text: str) -> timedelta:
     """``"1h30m"`` → 90 minutes; a bare number is refused, since nobody can tell its unit."""
-    compact = text.strip().replace(" ", "").lower()
-    if not _WHOLE.fullmatch(compact):
+    if not _WHOLE.fullmatch(text):
         raise ValueError(f"{text!r} is not a duration; write it like 4s, 20m, 2h or 1h30m")
-    return sum((timedelta(**{_UNITS[unit]: float(n)}) for n, unit in _PART.findall(compact)), timedelta())
+    return sum((timedelta(**{_UNITS[unit]: float(n)}) for n, unit in _PART.findall(text.lower())), timedelta())
 
 
 def format_duration(duration: timedelta) -> str:
@@ -39,6 +40,6 @@ Duration = Annotated[
     timedelta,
     BeforeValidator(_validate),
     PlainSerializer(format_duration, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^( *\d+(\.\d+)? *(ms|s|m|h|d))+ *$", "examples": ["4s", "1h30m"]}),
+    WithJsonSchema({"type": "string", "pattern": _PATTERN, "examples": ["4s", "1h30m"]}),
 ]
 """A pydantic field for durations: text in, ``timedelta`` inside, text out."""

@@ -13,6 +13,29 @@ WHERE EXISTS (
     WHERE m.key IN ('port', 'modbus_address', 'capacity_kwh', 'max_power_kw', 'efficiency', 'phases', 'ct_ratio', 'vt_ratio')
       AND jsonb_typeof(m.value) = 'string' AND m.value #>> '{}' ~ '^[0-9]{1,12}(\.[0-9]{1,12})?$');
 
+-- Keys that rollups go by are checked from now on. What stood there and could not be read counted as not given; it is kept
+-- under another name, so that no device is left out for it.
+UPDATE flux.mg_device_registry r
+SET metadata = (SELECT jsonb_object_agg(CASE WHEN u.key IS NULL THEN m.key ELSE m.key || '_not_understood' END, m.value)
+                FROM jsonb_each(r.metadata) m LEFT JOIN unnest(b.keys) u(key) ON u.key = m.key)
+FROM flux.mg_device_registry o
+CROSS JOIN LATERAL (
+    SELECT array_agg(m.key) AS keys
+    FROM jsonb_each(o.metadata) m
+    WHERE CASE
+        WHEN jsonb_typeof(m.value) = 'null' THEN false
+        WHEN m.key IN ('gap_limit', 'hold_limit', 'power_stuck_after') THEN
+            jsonb_typeof(m.value) <> 'string'
+            OR m.value #>> '{}' !~ '^( *[0-9]{1,8}(\.[0-9]{1,9})? *([mM][sS]|[sSmMhHdD])){1,9} *$'
+        WHEN m.key = 'counter_width' THEN
+            jsonb_typeof(m.value) <> 'number' OR NOT (m.value > '0' AND m.value <= '1000000000000000')
+        WHEN m.key = 'counter_widths' THEN
+            jsonb_typeof(m.value) <> 'object'
+            OR jsonb_path_exists(m.value, '$.* ? (!(@.type() == "number" && @ > 0 && @ <= 1000000000000000))')
+        WHEN m.key = 'storage_of' THEN o.metadata ->> 'meter_type' IS DISTINCT FROM 'storage'
+        ELSE false END) b
+WHERE o.id = r.id AND b.keys IS NOT NULL;
+
 -- Devices that were put into maintenance before their state followed from it.
 WITH put AS (
     UPDATE flux.mg_device_registry r SET state = 'maintenance'

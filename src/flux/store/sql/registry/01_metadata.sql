@@ -28,6 +28,13 @@ BEGIN
     IF wanted IN ('string', 'boolean', 'null') AND kind <> wanted THEN
         RETURN CASE wanted WHEN 'string' THEN 'must be text' WHEN 'boolean' THEN 'must be true or false' ELSE 'must be null' END;
     END IF;
+    IF wanted = 'object' THEN
+        IF kind <> 'object' THEN RETURN 'must be an object of names and values'; END IF;
+        RETURN (SELECT format('has %s = %s, which %s', e.key, left(e.value::text, 100), p.problem)
+                FROM jsonb_each(value_problem.value) e
+                CROSS JOIN LATERAL (SELECT flux.value_problem(rule -> 'additionalProperties', e.value)) p(problem)
+                WHERE p.problem IS NOT NULL ORDER BY e.key LIMIT 1);
+    END IF;
     IF kind = 'number' AND written::numeric NOT BETWEEN -1e300 AND 1e300 THEN RETURN 'is too large'; END IF;
     IF kind = 'number' AND written::numeric <= (rule ->> 'exclusiveMinimum')::numeric THEN
         RETURN 'must be above ' || (rule ->> 'exclusiveMinimum');
@@ -48,12 +55,15 @@ COMMENT ON FUNCTION flux.value_problem(jsonb, jsonb) IS 'What is wrong with a va
 
 CREATE OR REPLACE FUNCTION flux.metadata_problem(device_type text, metadata jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
-    SELECT format('%s = %s: it %s', m.key, left(m.value::text, 100), p.problem)
-    FROM jsonb_each(metadata) m
-    JOIN jsonb_each(flux.metadata_schema(device_type)) s ON s.key = m.key
-    CROSS JOIN LATERAL (SELECT flux.value_problem(s.value, m.value)) p(problem)
-    WHERE p.problem IS NOT NULL
-    ORDER BY m.key LIMIT 1
+    SELECT coalesce((
+        SELECT format('%s = %s: it %s', m.key, left(m.value::text, 100), p.problem)
+        FROM jsonb_each(metadata) m
+        JOIN jsonb_each(flux.metadata_schema(device_type)) s ON s.key = m.key
+        CROSS JOIN LATERAL (SELECT flux.value_problem(s.value, m.value)) p(problem)
+        WHERE p.problem IS NOT NULL
+        ORDER BY m.key LIMIT 1
+    ), CASE WHEN device_type = 'meter' AND metadata ->> 'storage_of' IS NOT NULL AND metadata ->> 'meter_type' IS DISTINCT FROM 'storage'
+            THEN 'storage_of is for a meter with meter_type storage' END)
 $$;
 COMMENT ON FUNCTION flux.metadata_problem(text, jsonb) IS 'The first thing that is wrong with the metadata of a bess or meter, in words; null: nothing.';
 
