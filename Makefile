@@ -34,10 +34,13 @@ demo: install  ## a simulated site, live, from an empty folder (Ctrl-C stops it)
 # TimescaleDB for the tests that want it; without node they are skipped, and say so.
 .PHONY: timescale
 timescale:
-	@if command -v npm >/dev/null; then \
-	  test tests/timescale/node_modules/.package-lock.json -nt tests/timescale/package-lock.json || npm ci --silent --no-fund --no-audit --prefix tests/timescale \
-	    || echo "npm ci failed: the tests on TimescaleDB are skipped"; \
-	else echo "npm is not installed: the tests on TimescaleDB are skipped"; fi
+	@if ! command -v npm >/dev/null || ! command -v node >/dev/null; then \
+	  echo "node and npm are not installed: the tests on TimescaleDB are skipped"; \
+	elif ! test tests/timescale/node_modules/.package-lock.json -nt tests/timescale/package-lock.json; then \
+	  npm ci --silent --no-fund --no-audit --no-update-notifier --ignore-scripts --fetch-retries 0 --fetch-timeout 60000 --cache tests/timescale/.npm-cache --prefix tests/timescale \
+	    || echo "npm ci failed (no network?): the tests on TimescaleDB are skipped"; \
+	  rm -rf tests/timescale/.npm-cache; \
+	fi
 
 test: install timescale  ## the test suite (under 6 minutes on 2 cores)
 	$(PY) -m pytest -n $(JOBS)

@@ -1,6 +1,7 @@
 """Market data into files and back: what was known, and since when."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from flux.store.db import connect
 from flux.store.market import add_data_type, upsert
 from flux.store.transfer import ImportReport, RejectedRow, export_market, format_of, import_market, open_rows
 
-HISTORY = """SELECT t.name, h.time, h.site, h.value, h.known_at, h.metadata::text FROM flux.market_data_history h
+HISTORY = """SELECT t.name, h.time, h.site, h.value, h.known_at, h.repeated_at, h.metadata::text
+             FROM flux.market_data_history h
              JOIN flux.market_data_types t ON t.id = h.type ORDER BY 1, 2, 3 NULLS FIRST, 5"""
 SPAN = (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))
 HALF = timedelta(minutes=30)
@@ -55,13 +57,15 @@ async def round_trip(dsns: tuple[str, str], file: Path) -> None:
             for known in range(2)
         ]
         await upsert(here, values)
+        # said again before it changed: another value that arrives late between the two ends the first one earlier
+        await upsert(here, [replace(values[0], known_at=NOON + HALF / 2)])
         report = await export_market(here, file, None, *SPAN, format=format_of(file))
-        assert report.rows == 60
+        assert report.rows == 61
         stored, told = await run_import(there, file)
-        assert (stored.stored, told) == (60, [])
+        assert (stored.stored + stored.duplicates, told) == (61, [])
         assert await fetch(here, HISTORY) == await fetch(there, HISTORY)
         again, _ = await run_import(there, file)
-        assert (again.stored, again.duplicates) == (0, 60)
+        assert (again.stored, again.duplicates) == (0, 61)
         newest = file.with_name(f"newest-{file.name}")
         report = await export_market(here, newest, [3], *SPAN, format=format_of(newest), newest_only=True)
         assert report.rows == 10

@@ -32,6 +32,9 @@ _COLUMNS = (
     FileColumn("known_at", ColumnType.TIME),
     FileColumn("metadata", ColumnType.TEXT),
 )
+# a value that was stated again is needed to place one that arrives late between the two
+_EVERY_STATEMENT = """SELECT h.type, h.time, h.value, h.site, s.known_at, h.metadata
+                      FROM flux.market_data_history h, unnest(h.known_at || h.repeated_at) AS s(known_at)"""
 _NEEDED = ("time", "type", "value")
 
 
@@ -48,18 +51,20 @@ async def export_market(
 ) -> ExportReport:
     """Write the values about since ≤ time < until, by type, site, time and ``known_at``; ``types`` None: all.
 
+    A value that a source stated again is there again, with when.
+
     Raises as :func:`~flux.store.transfer.files.open_sink`; after any error no file is left.
     """
     query = sql.SQL(
         """COPY (SELECT {time}, t.name, d.value, d.site, {known_at}, d.metadata::text
-                 FROM {table} d JOIN flux.market_data_types t ON t.id = d.type
+                 FROM ({statements}) d JOIN flux.market_data_types t ON t.id = d.type
                  WHERE d.time >= %(since)s AND d.time < %(until)s
                    AND (%(types)s::integer[] IS NULL OR d.type = ANY(%(types)s::integer[]))
                  ORDER BY d.type, d.site NULLS FIRST, d.time, d.known_at) TO STDOUT (FORMAT csv)"""
     ).format(
         time=sql.SQL(ISO_TIME).format(sql.Identifier("d", "time")),
         known_at=sql.SQL(ISO_TIME).format(sql.Identifier("d", "known_at")),
-        table=sql.Identifier("flux", "market_data" if newest_only else "market_data_history"),
+        statements=sql.SQL("TABLE flux.market_data" if newest_only else _EVERY_STATEMENT),
     )
     rows = 0
     parameters = {"since": since, "until": until, "types": None if types is None else list(types)}
