@@ -194,3 +194,24 @@ async def test_nothing_is_granted_to_everybody(db: Conn) -> None:
 async def test_partitions_without_end_are_refused(db: Conn, span: str) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="begins and ends"):
         await db.execute(f"SELECT flux.ensure_partitions('flux.mg_bess_readings', {span})")
+
+
+async def test_ids_of_readings_count_up(db: AsyncConnection[Any]) -> None:
+    """So that they compress: only the end of one differs from the end of the next. Whoever may insert gets them."""
+    meter, bess = await add_device(db, "M"), await add_device(db, "B", "bess")
+    await db.execute("CREATE ROLE id_writer")
+    try:
+        await db.execute("GRANT USAGE ON SCHEMA flux TO id_writer")
+        await db.execute("GRANT INSERT, SELECT ON flux.mg_meter_readings, flux.mg_bess_readings TO id_writer")
+        await db.execute("SET ROLE id_writer")
+        for table, device in (("meter", meter), ("bess", bess)):
+            insert = f"INSERT INTO flux.mg_{table}_readings (time, device_id) SELECT now() - n * '1 s'::interval, %s"
+            await db.execute(f"{insert} FROM generate_series(1, 300) n", (device,))
+        await db.execute("RESET ROLE")
+    finally:
+        await db.execute("RESET ROLE")
+        await db.execute("DROP OWNED BY id_writer")
+        await db.execute("DROP ROLE id_writer")
+    query = """SELECT count(DISTINCT id), count(DISTINCT left(id::text, 20)), min(substr(id::text, 15, 1))
+               FROM (SELECT id FROM flux.mg_meter_readings UNION ALL SELECT id FROM flux.mg_bess_readings) r"""
+    assert await fetch(db, query) == [(600, 1, "8")]

@@ -111,7 +111,8 @@ async def test_retention_by_its_job(timescale_dsn: str) -> None:
     async with await connect(timescale_dsn, autocommit=True) as conn:
         meter = await add_device(conn, "M")
         bess = await add_device(conn, "B", "bess")
-        await ingest(conn, counted(meter, 5, MONDAY + WEEK))
+        end = meter_reading(meter, MONDAY + WEEK, energy_imported_active=9999.0, energy_exported_active=9999.0)
+        await ingest(conn, [*counted(meter, 5, MONDAY + WEEK), end])  # (no fall is undecided: that would hold them)
         await ingest(
             conn, [bess_reading(bess, MONDAY + i * timedelta(hours=1), target_power=float(i % 5)) for i in range(168)]
         )

@@ -15,6 +15,25 @@ SELECT flux.keep_as_time_series('mg_bess_readings', 'time', 'week', '90 days');
 SELECT flux.keep_as_time_series('control_decisions', 'time', 'week', '90 days');
 SELECT flux.keep_as_time_series('device_health', 'timestamp', 'month', '1 year');
 
+-- The id of a reading is this database's own beginning and a number that counts up: a random one costs 16 bytes of each
+-- reading where everything else is compressed, this one 3.
+DO $do$
+DECLARE
+    own  CONSTANT text := gen_random_uuid()::text;
+    name text;
+BEGIN
+    IF to_regclass('flux.reading_ids') IS NULL THEN
+        CREATE SEQUENCE flux.reading_ids CACHE 100;
+        GRANT USAGE ON SEQUENCE flux.reading_ids TO PUBLIC;  -- whoever may store readings needs it
+        COMMENT ON SEQUENCE flux.reading_ids IS 'The last 60 bits of the ids of readings.';
+        FOREACH name IN ARRAY ARRAY['mg_meter_readings', 'mg_bess_readings'] LOOP
+            -- (a UUID of version 8: made in a way of one's own)
+            EXECUTE format('ALTER TABLE flux.%I ALTER COLUMN id SET DEFAULT (%L || lpad(to_hex(nextval(''flux.reading_ids'')), 15, ''0''))::uuid',
+                           name, substr(own, 1, 13) || '-8' || substr(own, 16, 3) || '-8');
+        END LOOP;
+    END IF;
+END $do$;
+
 DO $do$
 BEGIN
     IF to_regtype('flux.rollup_range') IS NULL THEN
