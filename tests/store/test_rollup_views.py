@@ -3,6 +3,7 @@
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg import AsyncConnection
 from tests.support import add_device, fetch
@@ -70,3 +71,30 @@ async def test_daily_peaks_say_when(db: Conn) -> None:
     assert rows[0] == (date(2026, 3, 28), 23.0, SPRING.replace(hour=23), 23.0, SPRING.replace(hour=23))
     # the local day of 29 March ends at 23:00 UTC
     assert rows[1][1:3] == (22.0, SPRING.replace(day=29, hour=22))
+
+
+async def test_what_people_built_on_a_view_outlives_a_change_of_its_columns(db: Conn) -> None:
+    put = "SELECT flux.put_view('mine', %s, 'what it is')"
+    await db.execute(put, ["SELECT 1 AS a, 2 AS b"])
+    await db.execute('CREATE VIEW public."of 100 %" WITH (security_invoker = true) AS SELECT a FROM flux.mine')
+    await db.execute('CREATE VIEW public.further AS SELECT a + 1 AS next FROM public."of 100 %"')
+    await db.execute(
+        """COMMENT ON VIEW public."of 100 %" IS 'a person''s'; GRANT SELECT ON flux.mine, further TO pg_monitor"""
+    )
+    await db.execute(put, ["SELECT 10 AS a, 11 AS a_half, 2 AS b"])
+    assert await fetch(db, "SELECT next FROM public.further") == [(11,)]
+    about = """SELECT has_table_privilege('pg_monitor', c.oid, 'SELECT'), obj_description(c.oid), c.reloptions
+               FROM pg_class c WHERE c.relname IN ('mine', 'of 100 %%', 'further') ORDER BY c.relname"""
+    assert await fetch(db, about, []) == [
+        (True, None, None),
+        (True, "what it is", None),
+        (False, "a person's", ["security_invoker=true"]),
+    ]
+    with pytest.raises(psycopg.errors.UndefinedColumn):
+        await db.execute(put, ["SELECT 2 AS b"])
+    assert await fetch(db, "SELECT next FROM public.further") == [(11,)], "nothing changed"
+    await db.execute("CREATE MATERIALIZED VIEW public.stored AS SELECT b FROM flux.mine")
+    with pytest.raises(
+        psycopg.errors.DependentObjectsStillExist, match=r"public\.stored is built on flux\.mine: drop it"
+    ):
+        await db.execute(put, ["SELECT 2 AS b, 1 AS a"])

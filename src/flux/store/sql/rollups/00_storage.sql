@@ -17,28 +17,35 @@ CREATE OR REPLACE FUNCTION flux.grants_of(relation regclass) RETURNS SETOF text 
 $$;
 COMMENT ON FUNCTION flux.grants_of(regclass) IS 'The statements that give others their rights on a table or view.';
 
+CREATE OR REPLACE FUNCTION flux.dependents_of(relation regclass)
+RETURNS TABLE (name regclass, relkind "char", owner regrole, options text[], depth integer)
+LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+    WITH RECURSIVE dependents(oid, depth) AS (
+        SELECT relation::oid, 0
+        UNION
+        SELECT r.ev_class, d.depth + 1
+        FROM dependents d
+        JOIN pg_depend p ON p.refclassid = 'pg_class'::regclass AND p.refobjid = d.oid AND p.classid = 'pg_rewrite'::regclass
+        JOIN pg_rewrite r ON r.oid = p.objid AND r.ev_class <> d.oid
+    )
+    SELECT c.oid::regclass, c.relkind, c.relowner::regrole, c.reloptions, max(d.depth)
+    FROM dependents d JOIN pg_class c ON c.oid = d.oid WHERE d.depth > 0
+    GROUP BY c.oid, c.relkind, c.relowner, c.reloptions
+$$;
+COMMENT ON FUNCTION flux.dependents_of(regclass) IS 'The views that are built on a table or view; depth: over how many others at most.';
+
 CREATE OR REPLACE FUNCTION flux.built_on(relation regclass) RETURNS SETOF text LANGUAGE plpgsql STABLE SET search_path = pg_catalog AS $$
 DECLARE
     found record;
 BEGIN
-    FOR found IN
-        WITH RECURSIVE dependents(oid, depth) AS (
-            SELECT relation::oid, 0
-            UNION
-            SELECT r.ev_class, d.depth + 1
-            FROM dependents d
-            JOIN pg_depend p ON p.refclassid = 'pg_class'::regclass AND p.refobjid = d.oid AND p.classid = 'pg_rewrite'::regclass
-            JOIN pg_rewrite r ON r.oid = p.objid AND r.ev_class <> d.oid
-        )
-        SELECT c.oid::regclass AS name, c.relkind, c.relowner::regrole AS owner
-        FROM dependents d JOIN pg_class c ON c.oid = d.oid WHERE d.depth > 0
-        GROUP BY c.oid, c.relkind, c.relowner ORDER BY max(d.depth)
-    LOOP
+    FOR found IN SELECT d.* FROM flux.dependents_of(relation) d ORDER BY d.depth LOOP
         IF found.relkind <> 'v' THEN
             RAISE EXCEPTION '% is built on %: drop it, migrate, and make it again', found.name, relation
                 USING ERRCODE = 'dependent_objects_still_exist';
         END IF;
-        RETURN NEXT format('CREATE VIEW %s AS %s', found.name, pg_get_viewdef(found.name));
+        RETURN NEXT format('CREATE VIEW %s %s AS %s', found.name,
+                           'WITH (' || array_to_string(found.options, ', ') || ')', pg_get_viewdef(found.name));
+        RETURN NEXT format('COMMENT ON VIEW %s IS %L', found.name, obj_description(found.name, 'pg_class'));
         RETURN NEXT format('ALTER VIEW %s OWNER TO %s', found.name, found.owner);
         RETURN QUERY SELECT flux.grants_of(found.name);
     END LOOP;

@@ -11,14 +11,27 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
 $$;
 COMMENT ON FUNCTION flux.settlement_period(timestamptz) IS 'The half-hour of the GB local day, from 1; a day has 46, 48 or 50.';
 
--- A view is replaced where its columns stay, so that rights on it stay; made anew where a metric came or went.
+-- A view is replaced where its columns stay, so that rights on it stay; made anew where a metric came or went, with its
+-- rights and the views that people built on it. What cannot be made again (a view of a column that went) stops it all.
 CREATE OR REPLACE FUNCTION flux.put_view(name text, query text, remark text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    dependent regclass;
+    again     text[];
+    one       text;
 BEGIN
     BEGIN
         EXECUTE format('CREATE OR REPLACE VIEW flux.%I AS %s', name, query);
     EXCEPTION WHEN invalid_table_definition THEN
-        EXECUTE format('DROP VIEW flux.%I CASCADE', name);
+        again := array(SELECT flux.grants_of(format('flux.%I', name)::regclass))
+              || array(SELECT flux.built_on(format('flux.%I', name)::regclass));
+        FOR dependent IN SELECT d.name FROM flux.dependents_of(format('flux.%I', name)::regclass) d ORDER BY d.depth DESC LOOP
+            EXECUTE format('DROP VIEW %s', dependent);
+        END LOOP;
+        EXECUTE format('DROP VIEW flux.%I', name);
         EXECUTE format('CREATE VIEW flux.%I AS %s', name, query);
+        FOREACH one IN ARRAY again LOOP
+            EXECUTE one;
+        END LOOP;
     END;
     EXECUTE format('COMMENT ON VIEW flux.%I IS %L', name, remark);
 END $$;
