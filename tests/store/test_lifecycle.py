@@ -11,6 +11,7 @@ import psycopg
 import pyarrow.parquet as pq
 import pytest
 from psycopg import AsyncConnection, sql
+from psycopg.types.json import Jsonb
 from tests.support import add_device, bess_reading, fetch, meter_reading
 
 from flux.errors import InputError, NotFoundError, RefusedError
@@ -136,10 +137,60 @@ async def test_late_readings_after_the_cut_are_counted_on_from_the_anchor(db: Co
     between = meter_reading(meter, MONDAY + WEEK + DAY / 2, energy_imported_active=1350.0)
     assert await ingest(db, [between]) == IngestResult(1, 0, 0)
     await refresh(db)
-    query = """SELECT sum(energy_imported_active_delta) FROM flux.get_meter_readings_1h('2025-01-01', '2025-02-01')
-               WHERE time_b >= %s"""
-    # 1300 was read 12 h before the cut, 1350 half a day after it: 25 of those 50 are after it
-    assert await fetch(db, query, (MONDAY + WEEK,)) == [(pytest.approx(25 + 250),)]
+    query = """SELECT sum(energy_imported_active_delta) FILTER (WHERE time_b < %s), sum(energy_imported_active_delta)
+               FROM flux.get_meter_readings_1h('2025-01-01', '2025-02-01')"""
+    # what was between 1300, 12 h before the cut, and 1600 was a listed gap; rows before the cut have none of it, and so
+    # it stays: all that the counter counted is in rows after the cut
+    assert await fetch(db, query, (MONDAY + WEEK,)) == [(pytest.approx(1300), pytest.approx(1600))]
+    assert await fetch(db, "SELECT * FROM flux.rollup_gaps") == []
+
+
+async def everything_counted(conn: Conn) -> float:
+    query = """SELECT (SELECT sum(energy_imported_active_delta) FROM flux.mg_meter_readings_1h)
+                    + (SELECT coalesce(sum(step), 0) FROM flux.rollup_gaps)"""
+    ((total,),) = await fetch(conn, query)
+    return float(total)
+
+
+@pytest.mark.partitions
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(n, marks=pytest.mark.long) for n in range(3, 60))])
+async def test_rows_and_gaps_conserve_energy_over_the_cut_whatever_comes_later(db: Conn, seed: int) -> None:
+    dice = random.Random(seed)
+    cut, meter = MONDAY + WEEK, await add_device(db, "M")
+    spread = timedelta(minutes=dice.choice([2, 7, 40, 600, 2000]))  # of the readings about the cut
+    near = {cut + spread * dice.uniform(-1, 1) for _ in range(8)} | {cut} if dice.random() < 0.5 else set()
+    times = sorted({MONDAY + DAY, cut - spread, *near, cut + spread, cut + 9 * DAY})
+    last = (times[-1] - MONDAY) / DAY
+    value = {time: 1000 * ((time - MONDAY) / DAY / last) ** 2 for time in times}  # faster and faster: no straight line
+    late = [time for time in times if cut <= time < times[-1] and dice.random() < 0.5]
+    values = [meter_reading(meter, t, energy_imported_active=v) for t, v in value.items() if t not in late]
+    await ingest(db, values)
+    await refresh(db)
+    await run_retention(db, as_of=cut + KEEP)
+    assert await raw(db, "mg_meter_anchors") > 0
+    old_rows = "SELECT * FROM flux.mg_meter_readings_5m_intermediate WHERE time_b < %s ORDER BY time_b"
+    before = await fetch(db, old_rows, [cut])
+    for _ in range(6):
+        match dice.choice(["late", "late", "delete", "correct", "limits"]):
+            case "late" if late:
+                time = late.pop(dice.randrange(len(late)))
+                await ingest(db, [meter_reading(meter, time, energy_imported_active=value[time])])
+            case "delete":
+                first = cut + spread * dice.uniform(0, 1)
+                await db.execute("SELECT flux.delete_readings(%s, %s, %s)", [meter, first, first + spread / 2])
+            case "correct":
+                await db.execute(
+                    """UPDATE flux.mg_meter_readings r SET energy_imported_active = NULL
+                       WHERE r.time = (SELECT min(time) FROM flux.mg_meter_readings) AND r.time < %s""",
+                    [times[-1]],
+                )
+            case "limits":
+                limit = Jsonb({"gap_limit": dice.choice(["1h", "5h", "30h", "90h"])})
+                await db.execute("UPDATE flux.mg_device_registry SET metadata = %s", [limit])
+        await refresh(db)
+        assert await everything_counted(db) == pytest.approx(value[times[-1]] - value[times[0]], rel=1e-9)
+    after = await fetch(db, old_rows, [cut])
+    assert after == before
 
 
 async def test_raw_readings_wait_until_their_rollups_are_final(db: Conn) -> None:
@@ -195,6 +246,13 @@ async def test_a_reading_older_than_what_was_dropped_is_refused_and_kept(db: Con
         ("too_old", "time 2025-01-06T12:00:00+00:00 is before 2025-01-13: the device's readings of then were dropped")
     ]
     assert (await retry_rejected(db)).rejected == 1
+    await db.execute("SELECT flux.ensure_partitions('flux.mg_meter_readings', %s, %s)", (MONDAY, MONDAY))
+    for by_hand in (
+        "INSERT INTO flux.mg_meter_readings (device_id, time) SELECT %(meter)s, %(old)s",
+        "UPDATE flux.mg_meter_readings SET time = %(old)s WHERE device_id = %(meter)s AND time = %(new)s",
+    ):
+        with pytest.raises(psycopg.errors.CheckViolation, match=r"time 2025-01-06 12:00:00\+00 is before 2025-01-13"):
+            await db.execute(by_hand, {"meter": meter, "old": old.time, "new": MONDAY + 9 * DAY})
     assert await ingest(db, [meter_reading(silent, MONDAY)]) == IngestResult(1, 0, 0), "nothing of it was dropped"
     await refresh(db)
     assert len((await run_retention(db, as_of=MONDAY + WEEK + KEEP)).dropped) == 1, "and it goes again when it is final"

@@ -2,13 +2,33 @@
 -- partitioned tables; what fires none of them (a partition attached by hand) calls flux.note_rollup_change.
 -- They run as their owner: who may write readings need not be able to write notes.
 
+-- (The ingest lays such a reading aside, in rejected_readings; this is for what comes by another way, or at the moment at
+-- which retention drops its week.)
+CREATE OR REPLACE FUNCTION flux.refuse_before_cut(of_device uuid, at timestamptz, cut timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
+BEGIN
+    RAISE EXCEPTION 'time % is before %: the readings of then of device % were dropped, and no rollup would follow', at, cut, of_device
+        USING ERRCODE = 'check_violation';
+END $$;
+COMMENT ON FUNCTION flux.refuse_before_cut(uuid, timestamptz, timestamptz) IS 'Refuses a reading from before what retention has dropped.';
+
 CREATE OR REPLACE FUNCTION flux.note_added_readings() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    too_old record;
 BEGIN
     -- by the hour, so that one late reading in a batch does not make everything since then look changed
-    INSERT INTO flux.rollup_changes (device_id, source, from_time, to_time)
-    SELECT n.device_id, tg_argv[0], min(n.time), max(n.time)
-    FROM new_readings n GROUP BY n.device_id, date_bin('1 hour', n.time, %epoch%);
+    WITH noted AS (
+        INSERT INTO flux.rollup_changes (device_id, source, from_time, to_time)
+        SELECT n.device_id, tg_argv[0], min(n.time), max(n.time)
+        FROM new_readings n GROUP BY n.device_id, date_bin('1 hour', n.time, %epoch%)
+        RETURNING device_id, from_time
+    )
+    SELECT n.device_id, n.from_time, d.cut INTO too_old
+    FROM noted n JOIN flux.rollup_devices d ON d.device_id = n.device_id WHERE n.from_time < d.cut LIMIT 1;
+    IF FOUND THEN
+        PERFORM flux.refuse_before_cut(too_old.device_id, too_old.from_time, too_old.cut);
+    END IF;
     RETURN NULL;
 END $$;
 
@@ -23,11 +43,21 @@ END $$;
 
 CREATE OR REPLACE FUNCTION flux.note_changed_readings() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    too_old record;
 BEGIN
-    INSERT INTO flux.rollup_changes (device_id, source, from_time, to_time, removed)
-    SELECT c.device_id, tg_argv[0], min(c.time), max(c.time), true
-    FROM (SELECT device_id, time FROM old_readings UNION ALL SELECT device_id, time FROM new_readings) c
-    GROUP BY c.device_id, date_bin('1 hour', c.time, %epoch%);
+    WITH noted AS (
+        INSERT INTO flux.rollup_changes (device_id, source, from_time, to_time, removed)
+        SELECT c.device_id, tg_argv[0], min(c.time), max(c.time), true
+        FROM (SELECT device_id, time FROM old_readings UNION ALL SELECT device_id, time FROM new_readings) c
+        GROUP BY c.device_id, date_bin('1 hour', c.time, %epoch%)
+        RETURNING device_id, from_time
+    )
+    SELECT n.device_id, n.from_time, d.cut INTO too_old
+    FROM noted n JOIN flux.rollup_devices d ON d.device_id = n.device_id WHERE n.from_time < d.cut LIMIT 1;
+    IF FOUND THEN
+        PERFORM flux.refuse_before_cut(too_old.device_id, too_old.from_time, too_old.cut);
+    END IF;
     RETURN NULL;
 END $$;
 

@@ -191,6 +191,9 @@ DECLARE
     step       double precision;
     carried    double precision;
     kind       text;
+    cut_us     double precision;  -- the cut, in microseconds after lo; null: there is none
+    from_us    double precision;  -- where the part of a line begins that is not in rows before the cut
+    held       double precision;  -- what the lines up to the cut counted in the bucket before it
 BEGIN
     SELECT d.counters, flux.rollup_first_open_hour(d.cut), flux.gap_limit_seconds(r.metadata) * second,
            coalesce(flux.positive_number(r.metadata -> 'max_power_kw'), 'Infinity'), r.metadata, coalesce(flux.carried_per_second(r.metadata) / second, 'Infinity'),
@@ -223,6 +226,7 @@ BEGIN
         rows := coalesce(cardinality(times), 0);
         span := round(date_part('epoch', hi - lo) * second);
         buckets := (span / bucket)::integer;
+        cut_us := round(date_part('epoch', cut - lo) * second);
         delta := array_fill(NULL::double precision, ARRAY[buckets * n]);
         low := delta;
         reach_lo := 0;
@@ -236,6 +240,7 @@ BEGIN
         FOR k IN 1 .. n LOOP
             x_at := NULL;
             slot_end := NULL;
+            held := 0;
             carry := CASE WHEN energy[k] THEN limit_per_us ELSE 'Infinity' END;
             skipped := true;  -- no reading of it before, in or after that says anything of [lo, hi)
             i := 1;
@@ -256,6 +261,9 @@ BEGIN
                 END IF;
                 odd := x_at IS NOT NULL AND (y_v < x_v OR y_v - x_v > carry * (y_us - x_us + 60 * second));
                 IF y_us < 0 AND NOT odd THEN  -- before [lo, hi) only the last good reading matters
+                    IF y_us > cut_us - bucket AND y_us <= cut_us AND y_us - x_us <= gap_us THEN
+                        held := held + (y_v - x_v) * ((y_us - greatest(x_us, cut_us - bucket)) / (y_us - x_us));
+                    END IF;
                     x_at := times[i];
                     x_us := y_us;
                     x_v := y_v;
@@ -342,18 +350,31 @@ BEGIN
                 END IF;
 
                 -- the line from x to y
+                IF odd AND y_us < 0 AND y_us > cut_us - bucket AND y_us <= cut_us AND y_us - x_us <= gap_us THEN
+                    held := held + step * ((y_us - greatest(x_us, cut_us - bucket)) / (y_us - x_us));
+                END IF;
                 IF x_at IS NOT NULL AND y_us >= 0 AND x_us < span THEN
                     IF sure_from[k] = '-infinity' AND x_us < 0 THEN
                         sure_from[k] := x_at;
                     END IF;
                     skipped := false;
+                    from_us := x_us;
+                    IF x_us < cut_us AND y_us >= cut_us THEN
+                        -- what rows before the cut have of it, they keep, whatever is known by now; the rest is ours
+                        from_us := cut_us;
+                        step := step - flux.rollup_settled(of_device, names[k], cut, (cut_us - x_us) / second, held,
+                            CASE WHEN y_us - x_us <= gap_us THEN step * ((cut_us - x_us) / (y_us - x_us)) ELSE 0 END);
+                        IF y_us = cut_us AND y_us < span AND abs(step) > 1e-9 AND y_us - x_us <= gap_us THEN
+                            delta[floor(y_us / bucket)::integer * n + k] := step;
+                        END IF;
+                    END IF;
                     IF y_us - x_us > gap_us THEN
                         gaps := gaps || (of_device, names[k], x_at, times[i], step)::flux.rollup_gaps;
                     ELSE
-                        FOR b IN greatest(floor(x_us / bucket)::integer, 0) .. least(ceil(y_us / bucket)::integer, buckets) - 1 LOOP
+                        FOR b IN greatest(floor(from_us / bucket)::integer, 0) .. least(ceil(y_us / bucket)::integer, buckets) - 1 LOOP
                             slot := b * n + k;
                             delta[slot] := coalesce(delta[slot], 0)
-                                + step * ((least(y_us, (b + 1) * bucket) - greatest(x_us, b * bucket)) / (y_us - x_us));
+                                + step * ((least(y_us, (b + 1) * bucket) - greatest(from_us, b * bucket)) / (y_us - from_us));
                         END LOOP;
                     END IF;
                 END IF;

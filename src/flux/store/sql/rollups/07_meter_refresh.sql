@@ -146,6 +146,15 @@ BEGIN
                    least(date_bin('5 minutes', g.to_time, %epoch%) + interval '5 minutes', s.hi), false
             FROM unnest(spans) s JOIN flux.rollup_gaps g ON g.device_id = s.device_id
                 AND g.from_time < s.hi AND g.to_time > s.lo
+            UNION ALL
+            -- the line over the cut: rows before it have their part of it, and keep it
+            SELECT s.device_id, s.lo, least(date_bin('5 minutes', r.time, %epoch%) + interval '5 minutes', s.hi), false
+            FROM unnest(spans) s
+            JOIN flux.rollup_devices d ON d.device_id = s.device_id AND s.lo = flux.rollup_first_open_hour(d.cut)
+            CROSS JOIN LATERAL (
+                SELECT r.time FROM flux.rollup_meter_readings r WHERE r.device_id = s.device_id AND r.time >= s.lo AND num_nonnulls(
+@counter{, }                    r.%m%
+                ) > 0 ORDER BY r.time LIMIT 1) r
         ) y GROUP BY y.device_id, y.forced
     ) x;
     FOREACH piece IN ARRAY coalesce(flux.rollup_days(exact), '{}') LOOP
@@ -189,6 +198,26 @@ COMMENT ON FUNCTION flux.rollup_whole(flux.rollup_range[], interval) IS 'The who
 CREATE OR REPLACE FUNCTION flux.rollup_first_open_hour(cut timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
     SELECT date_bin('1 hour', cut + interval '1 hour' - interval '1 microsecond', %epoch%)
 $$;
+
+CREATE OR REPLACE FUNCTION flux.rollup_settled(
+    of_device uuid, counter text, cut timestamptz, seconds double precision, held double precision, otherwise double precision
+) RETURNS double precision LANGUAGE sql STABLE AS $$
+    -- the line began so many seconds before the cut: all of the bucket before the cut is on it, or what held leaves
+    SELECT CASE
+        WHEN t.delta IS NOT NULL THEN CASE WHEN seconds >= 300 THEN t.delta * (seconds / 300) ELSE t.delta - held END
+        WHEN EXISTS (SELECT FROM flux.dropped_pieces p WHERE p.table_name = 'mg_meter_readings_5m_intermediate' AND p.to_time >= cut)
+            THEN otherwise
+        ELSE 0 END
+    FROM (VALUES (1)) one
+    LEFT JOIN (
+        SELECT CASE counter
+@counter            WHEN '%m%' THEN m.%m%_delta
+        END AS delta
+        FROM flux.mg_meter_readings_5m_intermediate m WHERE m.device_id = of_device AND m.time_b = cut - interval '5 minutes'
+    ) t ON true
+$$;
+COMMENT ON FUNCTION flux.rollup_settled(uuid, text, timestamptz, double precision, double precision, double precision) IS
+    'How much of a line over the cut is in rows before it. held: what lines that end before the cut have in the last of these; otherwise: the answer where that row was dropped.';
 
 CREATE OR REPLACE FUNCTION flux.rollup_events_touched(of_device uuid, from_time timestamptz, to_time timestamptz)
 RETURNS TABLE (lo timestamptz, hi timestamptz) LANGUAGE sql STABLE AS $$
