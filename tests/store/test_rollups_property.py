@@ -85,24 +85,35 @@ ACTIONS = st.lists(
     st.builds(
         Action,
         st.sampled_from(
-            ["insert", "insert", "insert", "refresh", "update", "delete", "move", "clear", "mark", "lift", "rule"]
+            [
+                "insert",
+                "insert",
+                "insert",
+                "refresh",
+                "update",
+                "delete",
+                "move",
+                "clear",
+                "mark",
+                "lift",
+                "rule",
+                "limit",
+            ]
         ),
         st.integers(0, 40),
         st.sampled_from([0.0, 5.0, 123_456.9, 9_999.0]),
     ),
     max_size=12,
 )
-METADATA: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
-    [
-        {},
-        {"gap_limit": "3h"},
-        {"max_power_kw": 200},
-        {"counter_width": WIDTH},
-        {"counter_width": WIDTH, "max_power_kw": 900},
-        {"max_power_kw": 2000, "power_stuck_after": "10m"},
-        {"register_map": "limited"},
-        {"register_map": "limited", "max_power_kw": 200},
-    ]
+METADATA: tuple[dict[str, Any], ...] = (
+    {},
+    {"gap_limit": "3h"},
+    {"max_power_kw": 200},
+    {"counter_width": WIDTH},
+    {"counter_width": WIDTH, "max_power_kw": 900},
+    {"max_power_kw": 2000, "power_stuck_after": "10m"},
+    {"register_map": "limited"},
+    {"register_map": "limited", "max_power_kw": 200},
 )
 
 
@@ -142,7 +153,7 @@ def stories(draw: st.DrawFn) -> tuple[list[tuple[dict[str, Any], list[Row]]], li
         elif order == "middle last":  # a gap that is listed at first, and filled later
             first, last = len(rows) // 3, 2 * len(rows) // 3
             rows = [*rows[:first], *rows[last:], *rows[first:last]]
-        devices.append((draw(METADATA), list(rows)))
+        devices.append((draw(st.sampled_from(METADATA)), list(rows)))
     actions = [(draw(st.integers(0, len(devices) - 1)), action) for action in draw(ACTIONS)]
     return devices, actions
 
@@ -205,6 +216,10 @@ def act(conn: Connection[Any], device: Device, action: Action) -> None:
             _judge(
                 conn, device, action, START + timedelta(microseconds=device.stored[action.place % len(device.stored)])
             )
+        case "limit":  # somebody corrects the device's metadata
+            metadata = METADATA[action.place % len(METADATA)]
+            conn.execute("UPDATE flux.mg_device_registry SET metadata = %s WHERE id = %s", [Jsonb(metadata), device.id])
+            device.limits = _limits(metadata)
         case "lift":
             conn.execute(
                 "UPDATE flux.reading_marks SET lifted_at = now(), lifted_by = 'me' WHERE (device_id, time, metric) IN ("
