@@ -133,6 +133,7 @@ def test_plans_side_by_side_are_what_each_is_alone() -> None:
     assert "earned by the battery" in labels
 
 
+@pytest.mark.long
 def test_a_worker_that_cannot_go_on_says_why() -> None:
     follows = TariffRate(name="day ahead", market=Market.DAY_AHEAD)
     tariff = Tariff(rates=DirectionRates(import_=(follows,)))

@@ -97,7 +97,9 @@ def _ask_modes(entries: tuple[Entry, ...], cycle: Cycle) -> tuple[Arbiter, list[
 
 def _fresh(measurement: Measurement | None, now: datetime, max_age: timedelta) -> Measurement | None:
     """The measurement, if it is a number and neither too old nor too far ahead of ``now``."""
-    if measurement is None or not math.isfinite(measurement.value) or abs(now - measurement.time) > max_age:
+    if measurement is None or not math.isfinite(measurement.value):
+        return None
+    if measurement.time is not now and abs(now - measurement.time) > max_age:
         return None
     return measurement
 
@@ -105,7 +107,7 @@ def _fresh(measurement: Measurement | None, now: datetime, max_age: timedelta) -
 def _battery_power(state: CycleState, now: datetime, site: Measurement, compiled: CompiledPlan) -> float:
     """Battery power to go with the site's: measured within one interval of it, else the last acknowledged command."""
     measured = _fresh(state.battery_power, now, compiled.max_reading_age)
-    if measured is not None and abs(measured.time - site.time) <= compiled.interval:
+    if measured is not None and (measured.time is site.time or abs(measured.time - site.time) <= compiled.interval):
         return measured.value
     command = state.last_command
     if command is None or not math.isfinite(command.power_kw):
