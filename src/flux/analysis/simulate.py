@@ -106,7 +106,8 @@ def simulate(
     now_us, step_us = to_us(now), setting.step // _MICROSECOND
     while now < setting.end:
         site.look(now_us)
-        told.move_to(now)
+        if now >= told.until:
+            told.move_to(now)
         state = CycleState(
             time=now,
             site_power=Measurement(site.power_kw, now),

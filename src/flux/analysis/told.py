@@ -80,7 +80,12 @@ class Told:
 
 
 class ToldAsKnown:
-    """Dispatch and limits at each instant of a run; asked with times that never go back."""
+    """Dispatch and limits at each instant of a run; asked with times that never go back.
+
+    ``schedule`` and ``limits`` hold before ``until``; from then on :meth:`move_to` tells those that follow.
+    """
+
+    __slots__ = ("_changes", "_next", "_planned", "_told", "limits", "schedule", "until")
 
     def __init__(self, told: Told, planned: SiteConfig) -> None:
         self._told, self._planned = told, planned
@@ -88,15 +93,13 @@ class ToldAsKnown:
         self._next = 0
         self.schedule: tuple[ScheduleStep, ...] = ()
         self.limits = SiteLimits()
-        self._until = ALWAYS
+        self.until = ALWAYS
 
     def move_to(self, now: datetime) -> None:
         """Make ``schedule`` and ``limits`` those of ``now`` (UTC)."""
-        if now < self._until:
-            return
         while self._next < len(self._changes) and self._changes[self._next] <= now:
             self._next += 1
-        self._until = self._changes[self._next] if self._next < len(self._changes) else NEVER
+        self.until = self._changes[self._next] if self._next < len(self._changes) else NEVER
         outside = self._told.feed_at(now).at(now, self._planned)
         self.schedule, self.limits = outside.schedule, outside.limits
 
