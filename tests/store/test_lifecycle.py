@@ -14,7 +14,7 @@ from psycopg import AsyncConnection, sql
 from psycopg.types.json import Jsonb
 from tests.support import add_device, bess_reading, fetch, meter_reading
 
-from flux.errors import InputError, NotFoundError, RefusedError
+from flux.errors import FluxError, InputError, NotFoundError, RefusedError
 from flux.model import DeviceId
 from flux.store.db import connect
 from flux.store.ingest import IngestResult, ingest
@@ -408,6 +408,23 @@ async def test_an_archive_is_written_before_readings_go(db: Conn, tmp_path: Path
         (r.time, r.energy_imported_active) for r in sent[:7]
     ]
     assert await fetch(db, "SELECT archived FROM flux.dropped_pieces") == [(str(file),)]
+
+
+async def test_readings_stay_when_their_archive_cannot_be_written_and_the_others_go(db: Conn, tmp_path: Path) -> None:
+    meter, bess = await add_device(db, "M"), await add_device(db, "B", "bess")
+    await ingest(db, [meter_reading(meter, MONDAY + i * DAY, energy_imported_active=1.0 * i) for i in range(9)])
+    await ingest(db, [bess_reading(bess, MONDAY + i * DAY, soe=50.0) for i in range(9)])
+    await refresh(db)
+    await set_retention(db, "mg_bess_readings", "90 days", archive=True)
+    now = MONDAY + WEEK + KEEP
+    (tmp_path / "file").write_text("no folder")
+    gone = "SELECT table_name FROM flux.dropped_pieces ORDER BY id"
+    for folder in (tmp_path / "file", tmp_path / "missing"):
+        with pytest.raises(FluxError):
+            await run_retention(db, archive=folder, as_of=now)
+        assert (await raw(db, "mg_bess_readings"), await fetch(db, gone)) == (9, [("mg_meter_readings",)])
+    assert len((await run_retention(db, archive=tmp_path, as_of=now)).dropped) == 1
+    assert len(await fetch(db, gone)) == 2
 
 
 async def test_rows_of_plain_tables_are_deleted(db: Conn) -> None:

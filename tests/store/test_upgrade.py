@@ -113,6 +113,7 @@ def test_keys_that_are_checked_now_leave_no_device_out(empty_dsn: str) -> None:
     assert renamed == {f"{key}_not_understood": value for key, value in wrong.items()}
 
 
+@pytest.mark.long
 @pytest.mark.partitions
 def test_one_that_is_cut_off_changes_nothing_and_the_next_one_does_it(
     old_dsn: str, monkeypatch: pytest.MonkeyPatch

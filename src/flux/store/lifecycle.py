@@ -18,7 +18,7 @@ import structlog
 from psycopg import AsyncConnection, sql
 from psycopg.rows import class_row
 
-from flux.errors import InputError, NotFoundError, RefusedError
+from flux.errors import FluxError, InputError, NotFoundError, RefusedError
 from flux.store.transfer.export import Source, export_readings
 from flux.store.transfer.files import FileFormat
 
@@ -113,30 +113,44 @@ async def run_retention(
     """Drop what is past its time, make the partitions of the days to come, finish what was interrupted.
 
     ``conn`` must be in autocommit and not in a transaction. ``archive``: a folder for the Parquet files of the tables
-    that are archived first; without it, those wait. RefusedError when another session is at it.
+    that are archived first; without it, those wait. RefusedError when another session is at it; what an archive
+    cannot be written for is raised when the other tables are done.
     """
     dropped: list[Piece] = []
     held: list[Piece] = []
+    failed: FluxError | None = None
     async with _alone(conn):
         await conn.execute("SELECT flux.ensure_partitions_ahead()")
         await _finish_retired(conn)
         for table in await _tables(conn, "partitions", "hypertable"):
-            stopped = False
-            while not stopped:
-                piece = await _oldest_due(conn, table, as_of)
-                if piece is None:
-                    break
-                reason = await _retire(conn, piece, archive, as_of)
-                stopped = reason is not None
-                if reason is None:
-                    dropped.append(piece)
-                    await _finish_retired(conn)
-                else:
-                    held.append(Piece(piece.table_name, piece.from_time, piece.to_time, piece.bytes, reason))
+            try:
+                await _run_table(conn, table, archive, as_of, dropped, held)
+            except FluxError as error:  # the others go all the same: a disk that is full must not fill further
+                failed = failed or error
         rows = sum([await _delete_rows(conn, table, as_of) for table in await _tables(conn, "rows")])
     for piece in dropped:
         _logger.info("dropped", table=piece.table_name, from_time=piece.from_time, to_time=piece.to_time)
+    if failed is not None:
+        raise failed
     return RetentionReport(tuple(dropped), tuple(held), rows)
+
+
+async def _run_table(
+    conn: AsyncConnection[Any],
+    table: str,
+    archive: Path | None,
+    as_of: datetime | None,
+    dropped: list[Piece],
+    held: list[Piece],
+) -> None:
+    """From the oldest piece on, until one is not due or stays; adds to ``dropped`` and ``held``."""
+    while (piece := await _oldest_due(conn, table, as_of)) is not None:
+        reason = await _retire(conn, piece, archive, as_of)
+        if reason is not None:
+            held.append(Piece(piece.table_name, piece.from_time, piece.to_time, piece.bytes, reason))
+            return
+        dropped.append(piece)
+        await _finish_retired(conn)
 
 
 async def retention_turn(conn: AsyncConnection[Any], archive: Path | None) -> None:
