@@ -15,6 +15,7 @@ from flux.devices.simulator import SimulatedSite
 from flux.devices.template import builtin_template
 from flux.edge.config import load_site_file
 from flux.edge.runtime import EdgeRuntime
+from flux.edge.site import Site, SiteDevice
 from flux.edge.ticks import system_clock
 from flux.model import ConflictError, DeviceState, DeviceType, InputError, UnavailableError
 from flux.registry import NewDevice, add_device, get_device, list_devices
@@ -143,6 +144,30 @@ async def test_maintenance_as_people_write_it_in_sql_ends_control_with_0_kw(plan
         await plant.until(lambda: abs(plant.battery_kw) < 0.1, within_s=5)
         query = "SELECT to_state, reason FROM flux.device_events ORDER BY id DESC LIMIT 1"
         assert await plant.rows(query) == [("maintenance", "Firmware upgrade")]
+
+
+@pytest.mark.parametrize("also", ["", ", name = 'WLCE-BESS-77'", ", metadata = metadata - 'template' - 'host'"])
+async def test_a_battery_is_at_0_kw_before_its_polling_ends_whatever_else_changes(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch, also: str
+) -> None:
+    acknowledged: list[float] = []
+    stop_poller = Site._stop_poller
+
+    async def watched(site: Site, one: SiteDevice) -> None:
+        if one.device.type is DeviceType.BESS and site.controller is not None:
+            command = site.controller.batteries[0].last_command
+            acknowledged.append(command.power_kw if command is not None else float("nan"))
+        await stop_poller(site, one)
+
+    async with plant.edge():
+        await plant.until(lambda: abs(plant.battery_kw - 40) < 0.1)
+        monkeypatch.setattr(Site, "_stop_poller", watched)
+        change = f"UPDATE flux.mg_device_registry SET active = false, state = 'maintenance'{also}"
+        await plant.db.execute(change + " WHERE name = 'WLCE-BESS-01'")
+        await plant.until(lambda: bool(acknowledged))
+        monkeypatch.setattr(Site, "_stop_poller", stop_poller)
+        await plant.until(lambda: abs(plant.battery_kw) < 0.1)
+    assert acknowledged[0] == 0
 
 
 async def test_an_edge_that_starts_and_stops_leaves_a_battery_in_maintenance_alone(plant: Plant) -> None:

@@ -165,6 +165,11 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
         f"routes: [{{name: a, url: ['json://{SECRET}']}}]",
         f"routes: [{{name: a, severty: info, url: 'json://{SECRET}'}}]",
         f"routes: [{{name: a, url: 'json://{SECRET}'}}, {{name: a, url: 'json://{SECRET}'}}]",
+        f"routes: ['json://{SECRET}']",
+        f"routes: json://{SECRET}",
+        f"routes: [{{name: a, url_env: X, 'json://{SECRET}': 1}}]",
+        f"routes: [{{name: a, url_env: 'json://{SECRET}'}}]",
+        f"routes: [{{name: a, url_env: '{SECRET}-'}}]",
         "routes: []",
     ],
 )
@@ -217,3 +222,27 @@ async def test_a_webhook_that_refuses_is_told_without_the_secret(
     with pytest.raises(InputError, match="its URL is none that apprise knows") as unknown:
         await AppriseSender({"X": f"nope-{SECRET}"})(Route(name="o", url_env="X"), Message("t", "b", Severity.INFO))
     assert SECRET not in str(unknown.value)
+
+
+async def test_a_webhook_that_hangs_is_given_up_and_one_that_breaks_is_told_without_its_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    message = Message("t", "b", Severity.INFO)
+
+    async def hang(*_: Any, **__: Any) -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    async def broken(*_: Any, **__: Any) -> bool:
+        raise TypeError(f"no plug-in for json://{SECRET}")
+
+    route = Route(name="ops", url_env="X")
+    send = AppriseSender({"X": f"json://127.0.0.1:1/{SECRET}"}, longest_s=0.01)
+    monkeypatch.setattr("apprise.Apprise.async_notify", hang)
+    with pytest.raises(UnavailableError, match=r"route ops: no answer within 0\.01 s"):
+        await send(route, message)
+    monkeypatch.setattr("apprise.Apprise.async_notify", broken)
+    with pytest.raises(UnavailableError) as caught:
+        await send(route, message)
+    assert str(caught.value) == "route ops: it failed with TypeError"
+    assert caught.value.__suppress_context__

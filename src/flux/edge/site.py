@@ -132,6 +132,7 @@ class Site:
             self._alarms.set_or_clear(f"{_DEVICE_ALARM}:{device.name}", problem)
         self._forget_alarms({device.name for device in snapshot.devices})
         self._plan_problem = self._problem_of_plan(snapshot)
+        await self._rest_first(wanted)
         # all that leave or change first: one may take over the name or the address of another
         for device_id, one in list(self.devices.items()):
             if device_id not in wanted or not one.same_as(*wanted[device_id], self._without_timeout):
@@ -241,6 +242,23 @@ class Site:
         del self.devices[device_id]  # the controller keeps the driver of a battery until it has acknowledged 0 kW
         await self._let_go(one)
         _logger.info("device left the site", device=one.device.name)
+
+    async def _rest_first(self, wanted: Mapping[UUID, tuple[Device, DeviceTemplate]]) -> None:
+        """0 kW to the batteries whose polling is about to end, by the drivers that they were commanded with."""
+        ending = []
+        for device_id, one in self.devices.items():
+            device = wanted[device_id][0] if device_id in wanted else None
+            if one.poller is None or (device is not None and device.polled):
+                continue
+            ending.append(one.device.name)
+            # a cycle that comes between sees that it is to rest; what else changed of the device is looked at later
+            state = DeviceState.DECOMMISSIONED if device is None else device.state
+            one.device = one.device.model_copy(update={"active": False, "state": state})
+        if self.controller is None or not ending:
+            return
+        async with self.controller.between_cycles():
+            if not await self.controller.rest(ending):
+                _logger.warning("a battery that is no longer polled did not acknowledge 0 kW", batteries=ending)
 
     async def _let_go(self, one: SiteDevice) -> None:
         """Close the connection that only this device used."""

@@ -4,8 +4,10 @@ Their URLs are secrets: they stand in a file of mode 0600 or in environment vari
 written to a log, an error or the database.
 """
 
+import asyncio
 import logging
 import os
+import re
 import stat
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,10 @@ from flux.registry.alerts import Alert, Severity, mark_told, untold
 
 _logger = structlog.get_logger(__name__)
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*")
+_LONGEST_SEND_S = 30.0
+
 
 class Route(BaseModel):
     """Who is told what. Just one of ``url`` and ``url_env`` is given."""
@@ -39,6 +45,8 @@ class Route(BaseModel):
     def _one_url(self) -> Self:
         if (self.url is None) == (self.url_env is None):
             raise ValueError("give one of url and url_env")
+        if self.url_env is not None and not _VARIABLE.fullmatch(self.url_env):  # a URL, by mistake: it is not repeated
+            raise ValueError("url_env is the name of an environment variable, like OPERATORS_URL")
         return self
 
     def takes(self, alert: Alert) -> bool:
@@ -82,7 +90,10 @@ def load_notifications(file: Path) -> NotificationConfig | None:
         return None
     if mode & 0o077:
         raise InputError(f"{file}: others may read it (mode {mode:04o}) and it holds secrets; chmod 600 it")
-    config = load_yaml(file).parse(NotificationConfig)
+    try:
+        config = load_yaml(file).parse(NotificationConfig)
+    except InputError as error:  # it repeats what it found, which may be a URL in the wrong place
+        raise InputError("\n".join(_URL.sub("(a URL)", line) for line in str(error).splitlines())) from None
     names = [route.name for route in config.routes]
     if len(set(names)) < len(names):
         raise InputError(f"{file}: two routes have one name")
@@ -92,19 +103,29 @@ def load_notifications(file: Path) -> NotificationConfig | None:
 class AppriseSender:
     """Sends by apprise. Its own log is silenced: it may name URLs."""
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None, longest_s: float = _LONGEST_SEND_S) -> None:
         self._environment = os.environ if environment is None else environment
+        self._longest_s = longest_s
         logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
 
     async def __call__(self, route: Route, message: Message) -> None:
         import apprise  # half a second, needed by those who have routes
 
-        target = apprise.Apprise()
-        if not target.add(route.secret(self._environment)):
-            raise InputError(f"route {route.name}: its URL is none that apprise knows")
+        url = route.secret(self._environment)
         kinds = {Severity.INFO: apprise.NotifyType.INFO, Severity.WARNING: apprise.NotifyType.WARNING}
         kind = kinds.get(message.severity, apprise.NotifyType.FAILURE)
-        if not await target.async_notify(title=message.title, body=message.body, notify_type=kind):
+        target = apprise.Apprise()
+        try:
+            known = target.add(url)
+            async with asyncio.timeout(self._longest_s):
+                sent = known and await target.async_notify(title=message.title, body=message.body, notify_type=kind)
+        except TimeoutError:
+            raise UnavailableError(f"route {route.name}: no answer within {self._longest_s:g} s") from None
+        except Exception as error:  # of one of a hundred plug-ins; its text may have the URL in it
+            raise UnavailableError(f"route {route.name}: it failed with {type(error).__name__}") from None
+        if not known:
+            raise InputError(f"route {route.name}: its URL is none that apprise knows")
+        if not sent:
             raise UnavailableError(f"route {route.name}: the notification did not get through")
 
 
