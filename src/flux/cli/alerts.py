@@ -102,5 +102,5 @@ def _config() -> "NotificationConfig":
     file = load_settings().notifications_file
     config = load_notifications(file)
     if config is None:
-        raise InputError(f"{file}: there is no such file; docs/alerts.md shows what is in it")
+        raise InputError(f"{file}: there is no such file; docs/devices.md shows what is in it")
     return config

@@ -44,7 +44,7 @@ def add(
     name: GroupName,
     device: DeviceName,
     role: Annotated[str, typer.Option(help="primary, backup or monitor.")] = "primary",
-    priority: Annotated[int, typer.Option(help="Among those of one role: 1 comes before 2.")] = 1,
+    priority: Annotated[int, typer.Option(min=0, max=1_000_000, help="Among those of one role: 1 comes before 2.")] = 1,
 ) -> None:
     """Add a device to a group, or change its role there.
 

@@ -1,6 +1,6 @@
 """``flux devices maintenance``: take a device out of service and back, now or as planned."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -80,6 +80,8 @@ def plan(
 
     starts_at = _instant(at, timezone) if at else None
     duration = _duration(lasts)
+    if starts_at is not None and starts_at + duration <= datetime.now(UTC):
+        raise InputError(f"--at {at}: that is over already, nothing would begin it")
 
     async def work(conn: Any) -> Any:
         device = await get_device(conn, name)
@@ -103,8 +105,6 @@ def plan(
 @app.command("list")
 def list_() -> None:
     """List what is planned, and what is overdue."""
-    from datetime import UTC
-
     from flux.registry import list_windows, overdue
 
     async def work(conn: Any) -> Any:

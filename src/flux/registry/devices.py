@@ -20,6 +20,14 @@ from flux.registry.acting import acting
 _logger = structlog.get_logger(__name__)
 
 _COLUMNS = "id, name, type, site, metadata, active, state, created_at, updated_at"
+_FILTERED = frozenset({"id", "name", "type", "site", "active", "state"})
+_DEFAULTS = {kind: parse_metadata(kind, {}).model_dump(mode="json", exclude_none=True) for kind in DeviceType}
+"""What is meant where the metadata does not say it, by type."""
+_METADATA_IS = """
+    (SELECT CASE jsonb_typeof(v.value) WHEN 'number' THEN trim_scale((v.value #>> '{{}}')::numeric)::text
+                                       ELSE v.value #>> '{{}}' END
+     FROM (SELECT coalesce(metadata -> %(key{0})s, %(defaults)s -> type -> %(key{0})s)) v(value)) = %(value{0})s"""
+"""As people write it: 200.0 is 200."""
 
 
 class NewDevice(BaseModel):
@@ -100,11 +108,18 @@ async def list_devices(
     site: str | None = None,
     type: DeviceType | None = None,
     state: DeviceState | None = None,
+    matching: Mapping[str, str] | None = None,
 ) -> list[Device]:
-    """Devices by name; those decommissioned only when that state is asked for."""
-    wanted = {"site": site, "type": type, "state": state}
+    """Devices by name; those decommissioned only when that state is asked for.
+
+    ``matching``: columns and keys of the metadata, each with its value as text (``{"ct_ratio": "200"}``).
+    """
+    wanted: dict[str, Any] = {"site": site, "type": type, "state": state}
     clauses = [f"{column} = %({column})s" for column, value in wanted.items() if value is not None]
-    if state is None:
+    for number, (key, value) in enumerate((matching or {}).items()):
+        wanted |= {f"key{number}": key, f"value{number}": value, "defaults": Jsonb(_DEFAULTS)}
+        clauses.append(f"{key}::text = %(value{number})s" if key in _FILTERED else _METADATA_IS.format(number))
+    if state is None and "state" not in (matching or {}):
         clauses.append(f"state <> '{DeviceState.DECOMMISSIONED}'")
     query = f"SELECT {_COLUMNS} FROM flux.mg_device_registry WHERE {' AND '.join(clauses)} ORDER BY name"  # noqa: S608 - columns are ours
     async with conn.cursor(row_factory=dict_row) as cursor:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from flux.control.periods import PeriodConfig, instant_of
 from flux.errors import InputError, NotFoundError, RefusedError
-from flux.model import Device, DeviceId
+from flux.model import Device, DeviceId, DeviceState
 from flux.registry.lifecycle import end_maintenance, start_maintenance
 
 _logger = structlog.get_logger(__name__)
@@ -67,6 +67,8 @@ async def plan_window(
         last_start(every, timezone, datetime(2026, 1, 1, tzinfo=UTC))
     if lasts <= timedelta():
         raise InputError("a window lasts longer than nothing")
+    if device.state is DeviceState.DECOMMISSIONED:
+        raise RefusedError(f"{device.name}: it is decommissioned, there is nothing to maintain")
     cursor = await conn.execute(
         """INSERT INTO flux.maintenance_windows
                (device_id, starts_at, every, timezone, duration, reason, ends_itself, created_by)
@@ -159,9 +161,15 @@ async def _end_by_themselves(conn: AsyncConnection[Any], now: datetime) -> int:
         (now,),
     )
     ended = [DeviceId(row[0]) for row in await cursor.fetchall()]
+    changes = 0
     for device_id in ended:
-        await end_maintenance(conn, device_id, actor=_WORKER, reason="the planned time is over")
-    return len(ended)
+        try:
+            await end_maintenance(conn, device_id, actor=_WORKER, reason="the planned time is over")
+        except RefusedError as error:  # somebody was quicker; the others end all the same
+            _logger.info("planned maintenance is over already", reason=str(error))
+        else:
+            changes += 1
+    return changes
 
 
 def _newest_start(window: MaintenanceWindow, now: datetime) -> datetime | None:

@@ -121,7 +121,7 @@ class AppriseSender:
                 sent = known and await target.async_notify(title=message.title, body=message.body, notify_type=kind)
         except TimeoutError:
             raise UnavailableError(f"route {route.name}: no answer within {self._longest_s:g} s") from None
-        except Exception as error:  # of one of a hundred plug-ins; its text may have the URL in it
+        except Exception as error:  # noqa: BLE001 - of one of a hundred plug-ins; its text may have the URL in it
             raise UnavailableError(f"route {route.name}: it failed with {type(error).__name__}") from None
         if not known:
             raise InputError(f"route {route.name}: its URL is none that apprise knows")

@@ -38,25 +38,30 @@ class TemplateChange:
 
 
 async def find_template(conn: AsyncConnection[Any], name_or_file: str) -> NamedTemplate:
-    """A file where there is one of that name, else the platform's template, else one that comes with Flux."""
-    if (found := _from_file(Path(name_or_file))) is not None:
+    """A file where there is one of that name, else the platform's template, else one that comes with Flux.
+
+    ``powerpack_bess.yaml`` means the template ``powerpack_bess`` where there is no such file here.
+    """
+    file = Path(name_or_file)
+    if (found := _from_file(file)) is not None:
         return found
-    cursor = await conn.execute("SELECT body FROM flux.device_templates WHERE name = %s", (name_or_file,))
+    named_as_file = file.suffix in {".yaml", ".yml", ".json"}
+    name = file.stem if named_as_file and file.name == name_or_file else name_or_file
+    cursor = await conn.execute("SELECT body FROM flux.device_templates WHERE name = %s", (name,))
     row = await cursor.fetchone()
     if row is not None:
-        return NamedTemplate(parse_template(row[0], name_or_file), row[0])
-    if name_or_file in builtin_template_names():
-        return NamedTemplate(builtin_template(name_or_file), None)
+        return NamedTemplate(parse_template(row[0], name), row[0])
+    if name in builtin_template_names():
+        return NamedTemplate(builtin_template(name), None)
+    if named_as_file:
+        load_template(file)  # which says that there is no such file
     raise NotFoundError(
         f"no template {name_or_file!r}: no such file, and there are {', '.join(builtin_template_names())}"
     )
 
 
 def _from_file(file: Path) -> NamedTemplate | None:
-    if file.suffix not in {".yaml", ".yml", ".json"} and not file.is_file():
-        return None
-    template = load_template(file)
-    return NamedTemplate(template, file.read_text(encoding="utf-8"))
+    return NamedTemplate(load_template(file), file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 async def template_of(conn: AsyncConnection[Any], device: Device) -> DeviceTemplate:
@@ -73,9 +78,7 @@ async def matching_devices(conn: AsyncConnection[Any], filter: str) -> list[Devi
 
     InputError for a filter that can't be read; those decommissioned only match ``state=decommissioned``.
     """
-    wanted = parse_filter(filter)
-    state = DeviceState(wanted["state"]) if wanted.get("state") in set(DeviceState) else None
-    return [device for device in await list_devices(conn, state=state) if _matches(device, wanted)]
+    return await list_devices(conn, matching=parse_filter(filter))
 
 
 def parse_filter(filter: str) -> dict[str, str]:
@@ -92,22 +95,6 @@ def parse_filter(filter: str) -> dict[str, str]:
         if key in pairs and pairs[key] not in allowed:
             raise InputError(f"filter {filter!r}: {key} is one of {', '.join(sorted(allowed))}")
     return pairs
-
-
-def _matches(device: Device, wanted: dict[str, str]) -> bool:
-    values = device.metadata.model_dump(mode="json", exclude_none=True)
-    values |= {"name": device.name, "type": device.type, "site": device.site, "state": device.state, "id": device.id}
-    values["active"] = str(device.active).lower()
-    return all(key in values and _written(values[key]) == value for key, value in wanted.items())
-
-
-def _written(value: object) -> str:
-    """As people write it in a filter: 200.0 is 200, True is true."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
 
 
 async def changes_by(
