@@ -1,9 +1,9 @@
 """One simulated day through the real edge over Modbus TCP, and the backtest of that day: the same decisions.
 
-Both have the same load and sun, and learn of the market at the same instants. The clock of edge and devices is moved
-by hand from tick to tick; each tick is a microsecond late, since a meter shows what has just been, and a half hour's
-load begins at its edge. What is left are the registers: the battery's count whole watts and watt-hours, and a set-point
-that differs by less than the controller's dead band is not sent.
+Both have the same load and sun, and learn of market, dispatch and envelopes at the same instants. The clock of edge and
+devices is moved by hand from tick to tick; each tick is a microsecond late, since a meter shows what has just been, and
+a half hour's load begins at its edge. What is left are the registers: the battery's count whole watts and watt-hours,
+and a set-point that differs by less than the controller's dead band is not sent.
 """
 
 import asyncio
@@ -19,8 +19,10 @@ from tests.edge.fakes import MemoryPlatform
 
 from flux.analysis.known import MarketAsKnown, Release
 from flux.analysis.simulate import Setting, simulate
+from flux.analysis.told import Told, ToldEnvelope, ToldStep
 from flux.control.decision import Decision
 from flux.control.feed import ControlFeed
+from flux.control.state import Envelope, ScheduleStep, SiteLimits
 from flux.devices.simulator import (
     BatteryConfig,
     DeviceConfig,
@@ -54,6 +56,7 @@ controller:
             soe_min_kwh: 64, soe_max_kwh: 1216}
   site: {import_limit_kw: 220, export_limit_kw: 475}
   modes:
+    - {mode: axle}
     - {mode: discharge_to_soe, soe_kwh: 300, periods: [{start: "13:30", end: "14:00"}]}
     - {mode: dynamic_peak_discharge, periods: [{days: weekdays, start: "17:00", end: "19:00"}], target_soe_kwh: 200,
        prioritise_residual_load: true, when_short: {guess: true, cutoff: 20m}}
@@ -164,7 +167,19 @@ def market_of_the_day() -> tuple[Release, ...]:
     return (*late, *revised)
 
 
-async def live(tmp_path: Path, config: SimConfig, releases: tuple[Release, ...]) -> list[Decision]:
+def told_on_the_day() -> Told:
+    """Dispatch, some of it withdrawn while it holds, and an envelope that comes when it holds already."""
+
+    def at(hour: float) -> datetime:
+        return DAY + timedelta(hours=hour)
+
+    first = ToldStep(ScheduleStep(at(9), at(11), "charge_max"), at(8), at(10))
+    second = ToldStep(ScheduleStep(at(10.5), at(11), "avoid_import"), at(10.25))
+    limits = ToldEnvelope(Envelope(at(2), at(7), SiteLimits(90.0, 60.0)), at(3))
+    return Told((first, second), (limits,))
+
+
+async def live(tmp_path: Path, config: SimConfig, releases: tuple[Release, ...], told: Told) -> list[Decision]:
     """Each decision of the day, as the edge took it."""
     clock = HandClock(DAY - timedelta(minutes=2))
     site, market, platform = SimulatedSite(config, clock()), MarketAsKnown(releases), Platform()
@@ -186,7 +201,7 @@ async def live(tmp_path: Path, config: SimConfig, releases: tuple[Release, ...])
             assert controller is not None
             tick = DAY
             while tick < END:
-                await platform.tell(ControlFeed(pairs=market.at(tick).pairs))
+                await platform.tell(replace(told.feed_at(tick), pairs=market.at(tick).pairs))
                 cycles = controller.cycles
                 clock.move_to(tick + LATE)
                 server.tick()
@@ -200,8 +215,8 @@ async def live(tmp_path: Path, config: SimConfig, releases: tuple[Release, ...])
 
 
 async def test_the_edge_over_modbus_and_the_backtest_decide_alike(tmp_path: Path) -> None:
-    config, releases = site_config(patient_template(tmp_path)), market_of_the_day()
-    lived = await live(tmp_path, config, releases)
+    config, releases, told = site_config(patient_template(tmp_path)), market_of_the_day(), told_on_the_day()
+    lived = await live(tmp_path, config, releases, told)
     tried: list[Decision] = []
     plan = load_site_file(tmp_path / "site.yaml").config.controller
     assert plan is not None
@@ -213,6 +228,7 @@ async def test_the_edge_over_modbus_and_the_backtest_decide_alike(tmp_path: Path
         end=END,
         step=STEP,
         start_soe_kwh=0.45 * 1280,
+        told=told,
     )
     simulate(plan, setting, observe=lambda _state, decision: tried.append(decision))
     assert [one.time - LATE for one in lived] == [one.time for one in tried]
@@ -221,6 +237,8 @@ async def test_the_edge_over_modbus_and_the_backtest_decide_alike(tmp_path: Path
         assert mine.target_power_kw is not None
         assert other.target_power_kw is not None
         assert abs(mine.target_power_kw - other.target_power_kw) < SMALLEST_STEP_KW, f"{mine.reason} | {other.reason}"
+    assert sum(one.effective == "axle" for one in tried) >= 12, "an hour of charging"
+    assert any("site import limit 90.0 kW" in one.reason for one in tried)
     assert len({one.effective for one in tried}) >= 6, "the day had work for most modes"
     assert {limit for one in tried for limit in one.limits} >= {"inverter", "site_import"}
 
