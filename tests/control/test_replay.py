@@ -336,6 +336,12 @@ def test_show_tells_the_week_in_local_time(files: tuple[Path, Path]) -> None:
     assert "import rate DUoS red" in output
 
 
+def test_show_has_names_as_they_were_written(files: tuple[Path, Path]) -> None:
+    plan = files[0]
+    plan.write_text(plan.read_text().replace("name: DUoS red", 'name: "a [/red] :zap:"'))
+    assert "import rate a [/red] :zap:" in invoke("show", str(plan), "--from", "2026-03-27")
+
+
 def test_show_as_json_has_the_instants(files: tuple[Path, Path]) -> None:
     rows = [json.loads(line) for line in invoke("show", str(files[0]), "--from", "2026-03-29", "--json").splitlines()]
     charge = next(row for row in rows if row["entry"] == "charge_to_soe")

@@ -222,7 +222,7 @@ def _print_table(rows: "list[CalendarRow]", first: "date", zone: str) -> None:
         table.add_column(overflow="fold", header=f"{first + timedelta(days=number):%a %d %b}")
     for row in rows:
         table.add_row(row.name, *("\n".join(words) for words in row.words(first)))
-    console = Console()
+    console = Console(markup=False, emoji=False)  # a name or a reason with brackets is no markup
     if not console.is_terminal:
         console.width = 160  # a file or a pipe has no edge to keep to
     console.print(table)

@@ -271,8 +271,9 @@ def _print_device(device: "Device", events: list[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    console.print(f"[bold]{device.name}[/bold]  {device.type} at {device.site}, {device.state}  ({device.id})")
+    console = Console(markup=False, emoji=False)  # what people wrote is no markup
+    console.print(device.name, style="bold", end="")
+    console.print(f"  {device.type} at {device.site}, {device.state}  ({device.id})")
     values = device.metadata.model_dump(mode="json", exclude_none=True)
     table = Table(box=None, show_header=False)
     for key, value in values.items():

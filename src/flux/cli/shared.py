@@ -84,7 +84,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None
         table.add_column(column.replace("_", " "), justify="right" if number else "left", min_width=widest)
     for row in rows:
         table.add_row(*(cell(column, row[column]) for column in columns))
-    console = Console()
+    console = Console(markup=False, emoji=False)  # a name or a reason with brackets is no markup
     if not console.is_terminal:
         console.width = 10_000
     console.print(table)
