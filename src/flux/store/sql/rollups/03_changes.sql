@@ -171,8 +171,11 @@ END $$;
 
 -- Whatever stands there, these answer: a device with nonsense in its metadata must not stop the refresh of the others.
 
+-- (Those that are asked of each device and find nothing written cost nothing: the ones without a SET clause become part of
+-- the statement that asks, the strict ones are not called for null.)
+
 CREATE OR REPLACE FUNCTION flux.duration_seconds(written text) RETURNS double precision
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog AS $$
     SELECT CASE WHEN g.written ~ '^([0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d)){1,9}$' THEN (
                SELECT sum(part[1]::double precision * CASE part[2]
                           WHEN 'ms' THEN 0.001 WHEN 's' THEN 1 WHEN 'm' THEN 60 WHEN 'h' THEN 3600 ELSE 86400 END)
@@ -182,21 +185,21 @@ $$;
 COMMENT ON FUNCTION flux.duration_seconds(text) IS 'A duration as people write it, e.g. 90s, 1h30m; null: it is none.';
 
 CREATE OR REPLACE FUNCTION flux.gap_limit_seconds(metadata jsonb) RETURNS double precision
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT least(greatest(coalesce(flux.duration_seconds(metadata ->> 'gap_limit'), 86400), 600), 31622400)
 $$;
 COMMENT ON FUNCTION flux.gap_limit_seconds(jsonb) IS
     'Readings further apart than this split the series. metadata key gap_limit, e.g. "36h"; 24 h where there is none or it cannot be read; at least 10 minutes, at most 366 days.';
 
 CREATE OR REPLACE FUNCTION flux.positive_number(value jsonb) RETURNS double precision
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog AS $$
     SELECT CASE WHEN jsonb_typeof(value) = 'number' THEN
                CASE WHEN (value #>> '{}')::numeric BETWEEN 1e-15 AND 1e15 THEN (value #>> '{}')::double precision END END
 $$;
 COMMENT ON FUNCTION flux.positive_number(jsonb) IS 'A number from metadata; null: it is none, or one that cannot be meant.';
 
 CREATE OR REPLACE FUNCTION flux.template_of(metadata jsonb) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT coalesce(metadata ->> 'register_map', metadata ->> 'template')
 $$;
 
@@ -217,7 +220,7 @@ COMMENT ON FUNCTION flux.counter_width(jsonb, text) IS
     'Where a counter begins again at 0, in its own unit: metadata counter_widths {name: value}, or counter_width for all; else what the register of its template can hold; null: not known.';
 
 CREATE OR REPLACE FUNCTION flux.carried_per_second(metadata jsonb) RETURNS double precision
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT 1.1 * flux.positive_number(metadata -> 'max_power_kw') / 3600
 $$;
 COMMENT ON FUNCTION flux.carried_per_second(jsonb) IS
