@@ -61,7 +61,7 @@ BEGIN
         CROSS JOIN LATERAL (
             SELECT CASE WHEN before.counters = cardinality(d.counters) THEN before.counters
                         ELSE flux.rollup_counters_near%marked%(p.device_id, p.lo - l2.gap, p.hi + l2.gap) END AS counters,
-                   (SELECT r.time FROM flux.%readings% r WHERE r.device_id = p.device_id ORDER BY r.time DESC LIMIT 1) >= p.hi AS more
+                   EXISTS (SELECT FROM flux.%readings% r WHERE r.device_id = p.device_id AND r.time >= p.hi) AS more
             OFFSET 0
         ) every
         CROSS JOIN LATERAL (
