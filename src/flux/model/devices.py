@@ -103,10 +103,11 @@ class MeterMetadata(DeviceMetadata):
         return self
 
 
-def parse_metadata(type: DeviceType, data: dict[str, Any], name: str = "device") -> BessMetadata | MeterMetadata:
-    """Validate ``data`` for a device of ``type``; the error names the key, its value and what is allowed."""
+def parse_metadata(type: DeviceType, data: dict[str, Any] | str, name: str = "device") -> BessMetadata | MeterMetadata:
+    """Validate ``data`` (text: JSON) for a device of ``type``; the error names the key, its value and what may be."""
+    model = BessMetadata if type is DeviceType.BESS else MeterMetadata
     try:
-        return (BessMetadata if type is DeviceType.BESS else MeterMetadata).model_validate(data)
+        return model.model_validate_json(data) if isinstance(data, str) else model.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

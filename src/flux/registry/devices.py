@@ -19,7 +19,8 @@ from flux.registry.acting import acting
 
 _logger = structlog.get_logger(__name__)
 
-_COLUMNS = "id, name, type, site, metadata, active, state, created_at, updated_at"
+# metadata as text: of 10,000 devices, a third of the time would go into making and leaving dictionaries
+_COLUMNS = "id, name, type, site, metadata::text AS metadata, active, state, created_at, updated_at"
 _FILTERED = frozenset({"id", "name", "type", "site", "active", "state"})
 _DEFAULTS = {kind: parse_metadata(kind, {}).model_dump(mode="json", exclude_none=True) for kind in DeviceType}
 """What is meant where the metadata does not say it, by type."""
