@@ -287,6 +287,18 @@ def tell(
     check(conn, told[0].id, told[0].limits)
 
 
+@pytest.mark.parametrize("metadata", [{}, {"counter_width": WIDTH}])
+def test_a_rollover_counts_nothing_once_the_width_is_not_known(conn: Connection[Any], metadata: dict[str, Any]) -> None:
+    rows: list[Row] = [(2 * MINUTE, 0.0, 0.0, 0.1, None, None), (MINUTE, 0.0, 0.0, WIDTH - 0.1, None, None)]
+    ruled = [Action("insert", 1, 0.0), Action("rule", 8, 0.0), Action("refresh", 0, 0.0), Action("limit", 0, 0.0)]
+    tell(conn, [(metadata, rows)], [(0, action) for action in ruled])
+    counted = conn.execute("SELECT sum(energy_imported_phase_b_active_delta) FROM flux.mg_meter_readings_1h").fetchone()
+    assert counted == (0.0,)
+    assert conn.execute("SELECT kind, step, ruling FROM flux.counter_events").fetchall() == [
+        ("rollover", 0.0, "rollover")
+    ]
+
+
 COMMON = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],

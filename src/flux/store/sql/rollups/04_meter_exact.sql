@@ -293,7 +293,8 @@ BEGIN
                     width := flux.counter_width(metadata, names[k]);
                     CASE ruling.kind
                         WHEN 'restart' THEN kind := 'restart'; step := y_v;
-                        WHEN 'rollover' THEN kind := 'rollover'; step := coalesce(greatest(width - x_v, 0) + y_v, 0);
+                        -- (asked first, as greatest() passes over a null: of a width that nobody knows nothing is counted)
+                        WHEN 'rollover' THEN kind := 'rollover'; step := CASE WHEN width IS NULL THEN 0 ELSE greatest(width - x_v, 0) + y_v END;
                         WHEN 'step' THEN kind := 'correction'; step := ruling.step;
                         ELSE kind := 'correction'; step := 0;
                     END CASE;
