@@ -22,7 +22,15 @@ from typing import Any
 import pytest
 
 from flux.devices.codec import plan_blocks
-from flux.devices.simulator import Reply, SimulatedSite, SimulatorServer, StateFile, demo_site, system_clock
+from flux.devices.simulator import (
+    Reply,
+    SimulatedSite,
+    SimulatorServer,
+    SolarConfig,
+    StateFile,
+    demo_site,
+    system_clock,
+)
 from flux.devices.template import DeviceTemplate
 from flux.registry import NewDevice, add_device, list_devices
 from flux.store.db import connect
@@ -113,7 +121,8 @@ class World:
 
 
 def simulated(home: Path, witness: Witness, ports: list[int]) -> SimulatorServer:
-    config = demo_site(port=0)
+    # without sun the site draws at any time of day, so there is something to command
+    config = demo_site(port=0).model_copy(update={"solar": SolarConfig()})
     if ports:
         devices = [one.model_copy(update={"port": port}) for one, port in zip(config.devices, ports, strict=True)]
         config = config.model_copy(update={"devices": tuple(devices)})

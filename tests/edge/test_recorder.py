@@ -171,4 +171,6 @@ async def test_decisions_never_cost_a_reading_its_place(tmp_path: Path) -> None:
     assert [alarm.text for alarm in alarms.active if alarm.key == "decisions_lost"] == [
         "3 decisions lost: the disk refuses, memory is kept for readings"
     ]
+    recorder.record([meter_reading(n) for n in range(5, 11)])  # the five decisions go first, then one reading
+    assert (recorder.recorded, recorder.lost) == (11, 1)
     await outbox.stop()

@@ -47,16 +47,20 @@ class _Memory:
     documents_dropped: int = 0
 
     def add(self, readings: Sequence[Recorded]) -> int:
-        """Keep ``readings``; returns how many had to be dropped. Documents are not taken at a reading's cost."""
+        """Keep ``readings``; how many readings were dropped for them. Documents are not taken at a reading's cost."""
         for reading in readings:
             if not isinstance(reading, Reading) and len(self.entries) >= self.limit // _DOCUMENTS_SHARE:
                 self.documents_dropped += 1
                 continue
             self.numbered += 1
             self.entries.append((self.numbered, reading))
-        dropped = max(0, len(self.entries) - self.limit)
-        for _ in range(dropped):
-            self.entries.popleft()
+        dropped = 0
+        while len(self.entries) > self.limit:
+            _, oldest = self.entries.popleft()
+            if isinstance(oldest, Reading):
+                dropped += 1
+            else:
+                self.documents_dropped += 1
         return dropped
 
     def oldest(self, limit: int) -> list[Entry]:
