@@ -346,7 +346,8 @@ def test_what_comes_late_leaves_no_gap_listed_that_is_none(
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@settings(COMMON, max_examples=3000)
+# the same ones each time, so that a verdict is about the change; `--hypothesis-seed` tries others in the test above
+@settings(COMMON, max_examples=2000, derandomize=True)
 @given(story=stories())
 def test_rollups_equal_the_reference_at_length(
     conn: Connection[Any], story: tuple[list[tuple[dict[str, Any], list[Row]]], list[tuple[int, Action]]]
