@@ -77,8 +77,8 @@ def run_all(
             while len(running) < processes and (job := next(waiting, None)) is not None:
                 worker = _Worker.start(*job)
                 running[worker.pipe] = worker
-            for pipe in wait(list(running)):
-                worker = running[pipe]  # type: ignore[index]
+            ready = wait(list(running))
+            for worker in [one for one in running.values() if one.pipe in ready]:
                 said = worker.hear()
                 if isinstance(said, float):
                     progress(worker.number, said)
@@ -112,7 +112,7 @@ class _Worker:
     def hear(self) -> "float | Outcome":
         """What it says next; raises what ended it."""
         try:
-            said = self.pipe.recv()
+            said: float | Outcome | BaseException = self.pipe.recv()
         except EOFError:
             self.process.join()
             raise FluxError(f"a backtest ended early, with exit code {self.process.exitcode}") from None
@@ -120,7 +120,7 @@ class _Worker:
             raise said
         if isinstance(said, Outcome):
             self.process.join()
-        return said  # type: ignore[no-any-return]
+        return said
 
 
 def _work(backtest: Backtest, pipe: Connection) -> None:

@@ -117,12 +117,12 @@ async def untold(conn: AsyncConnection[Any], now: datetime) -> tuple[list[Alert]
     """
     async with conn.cursor(row_factory=class_row(Alert)) as cursor:
         await cursor.execute(
-            f"SELECT {_COLUMNS} FROM flux.alerts WHERE told_at IS NULL AND cleared_at IS NULL ORDER BY id".encode()  # noqa: S608
+            f"SELECT {_COLUMNS} FROM flux.alerts WHERE told_at IS NULL AND cleared_at IS NULL ORDER BY id".encode()  # noqa: S608 - names of ours
         )
         raised = await cursor.fetchall()
         await cursor.execute(
             f"""SELECT {_COLUMNS} FROM flux.alerts
-                WHERE told_at IS NOT NULL AND end_told_at IS NULL AND cleared_at < %s ORDER BY id""".encode(),  # noqa: S608
+                WHERE told_at IS NOT NULL AND end_told_at IS NULL AND cleared_at < %s ORDER BY id""".encode(),  # noqa: S608 - names of ours
             (now - FOLD,),
         )
         return raised, await cursor.fetchall()
@@ -131,4 +131,4 @@ async def untold(conn: AsyncConnection[Any], now: datetime) -> tuple[list[Alert]
 async def mark_told(conn: AsyncConnection[Any], alert: Alert, now: datetime) -> None:
     """Its notification, or that of its end, went out."""
     column = "told_at" if alert.cleared_at is None else "end_told_at"
-    await conn.execute(f"UPDATE flux.alerts SET {column} = %s WHERE id = %s".encode(), (now, alert.id))  # noqa: S608
+    await conn.execute(f"UPDATE flux.alerts SET {column} = %s WHERE id = %s".encode(), (now, alert.id))  # noqa: S608 - names of ours
