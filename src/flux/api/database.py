@@ -1,0 +1,56 @@
+"""Transactions in which the database knows the caller, and decides what it may see.
+
+The server's own login (``flux_gateway…``) has no rights but to become one of the roles below, for one transaction:
+
+- ``flux_anon``, ``flux_authenticated``, ``flux_operator``, ``flux_edge``, ``flux_service``: what a caller is. They have
+  rights on schema ``flux_api`` only: views and functions, fenced by the caller's sites.
+- ``flux_server``: Flux's own functions on behalf of a caller (typed endpoints, an edge's link). It reads and writes
+  the tables of schema ``flux``, where row-level security fences it by the same claims.
+"""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from flux.api.identity import Identity
+
+SERVER_ROLE = "flux_server"
+DEFAULT_TIMEOUT_MS = 15_000
+
+BEGIN_REQUEST = """
+    SELECT flux.check_key(%(key_id)s), set_config('request.jwt.claims', %(claims)s, true),
+           set_config('flux.actor', %(actor)s, true), set_config('statement_timeout', %(timeout_ms)s, true),
+           set_config('role', %(role)s, true)
+"""
+"""First statement of each request's transaction; raises ``invalid_authorization_specification`` for a revoked key."""
+
+
+def begin_parameters(
+    identity: Identity, role: str | None = None, timeout_ms: int = DEFAULT_TIMEOUT_MS
+) -> dict[str, Any]:
+    """Parameters of :data:`BEGIN_REQUEST`; ``role`` None: the caller's own."""
+    return {
+        "key_id": identity.key_id,
+        "claims": json.dumps(dict(identity.claims)),
+        "actor": identity.name,
+        "timeout_ms": str(timeout_ms),
+        "role": role or identity.role.database_role,
+    }
+
+
+@asynccontextmanager
+async def as_caller(
+    pool: "AsyncConnectionPool[AsyncConnection[Any]]",
+    identity: Identity,
+    *,
+    role: str | None = None,
+    timeout_ms: int = DEFAULT_TIMEOUT_MS,
+) -> AsyncIterator[AsyncConnection[Any]]:
+    """A transaction as ``identity``; ``role=SERVER_ROLE`` for Flux's own functions on its behalf."""
+    async with pool.connection() as conn, conn.transaction():
+        await conn.execute(BEGIN_REQUEST, begin_parameters(identity, role, timeout_ms))
+        yield conn

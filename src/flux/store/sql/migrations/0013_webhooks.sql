@@ -1,0 +1,2 @@
+-- Signed calls of dispatch platforms.
+SELECT 1;
