@@ -31,21 +31,23 @@ relocate: $(STAMP)
 demo: install  ## a simulated site, live, from an empty folder (Ctrl-C stops it)
 	$(PY) -m flux demo
 
-# TimescaleDB for the tests that want it; without node they are skipped, and say so.
-.PHONY: timescale
-timescale:
+# What the tests run in node: TimescaleDB, and the official JavaScript clients. Without node they are skipped, and say so.
+NODE_FOLDERS := tests/timescale tests/clients
+.PHONY: node-packages $(NODE_FOLDERS)
+node-packages: $(NODE_FOLDERS)
+$(NODE_FOLDERS):
 	@if ! command -v npm >/dev/null || ! command -v node >/dev/null; then \
-	  echo "node and npm are not installed: the tests on TimescaleDB are skipped"; \
-	elif ! test tests/timescale/node_modules/.package-lock.json -nt tests/timescale/package-lock.json; then \
-	  npm ci --silent --no-fund --no-audit --no-update-notifier --ignore-scripts --fetch-retries 0 --fetch-timeout 60000 --cache tests/timescale/.npm-cache --prefix tests/timescale \
-	    || echo "npm ci failed (no network?): the tests on TimescaleDB are skipped"; \
-	  rm -rf tests/timescale/.npm-cache; \
+	  echo "node and npm are not installed: what $@ is for is skipped"; \
+	elif ! test $@/node_modules/.package-lock.json -nt $@/package-lock.json; then \
+	  npm ci --silent --no-fund --no-audit --no-update-notifier --ignore-scripts --fetch-retries 0 --fetch-timeout 60000 --cache $@/.npm-cache --prefix $@ \
+	    || echo "npm ci failed (no network?): what $@ is for is skipped"; \
+	  rm -rf $@/.npm-cache; \
 	fi
 
-test: install timescale  ## the test suite (under 6 minutes on 2 cores)
+test: install node-packages  ## the test suite (under 6 minutes on 2 cores)
 	$(PY) -m pytest -n $(JOBS)
 
-test-long: install timescale  ## what takes longer: kill loops, fuzzing, soak
+test-long: install node-packages  ## what takes longer: kill loops, fuzzing, soak
 	$(PY) -m pytest -m long --timeout 1800 -n $(JOBS)
 
 lint: install  ## ruff

@@ -1,6 +1,6 @@
 """What a site of 5 devices needs on disk for a month: the simulator's readings, a reading a minute, rollups included.
 
-On native partitions, and, where TimescaleDB is there for the tests (`make timescale`), compressed by its own policies:
+On native partitions, and, where TimescaleDB is there (`make node-packages`), compressed by its own policies:
 the same readings in both. Sizes are of tables with their indexes and TOAST, as `flux db status` shows them.
 """
 

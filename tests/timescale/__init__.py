@@ -1,4 +1,4 @@
-"""TimescaleDB for tests: compiled to WebAssembly, run by node, where both are there (`make timescale`)."""
+"""TimescaleDB for tests: compiled to WebAssembly, run by node, where both are there (`make node-packages`)."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ def missing() -> str | None:
     if shutil.which("node") is None:
         return "node is not installed"
     if not (HERE / "node_modules" / "@unni-craftsman" / "pglite").is_dir():
-        return "run `make timescale` first"
+        return "run `make node-packages` first"
     return None
 
 
