@@ -24,6 +24,7 @@ from flux.model.devices import (
 )
 from flux.model.durations import Duration, format_duration, parse_duration
 from flux.model.health import HealthRecord, HealthStatus
+from flux.model.jobs import Job, JobArgs, JobKind, JobState, ScanArgs, SetPointArgs, StopArgs, TestArgs, parse_job_args
 from flux.model.market import CommandSource, MarketDataType, MarketValue
 from flux.model.readings import (
     BESS_METRICS,
@@ -67,6 +68,10 @@ __all__ = [
     "HealthRecord",
     "HealthStatus",
     "InputError",
+    "Job",
+    "JobArgs",
+    "JobKind",
+    "JobState",
     "MarketDataType",
     "MarketValue",
     "MeterMetadata",
@@ -77,12 +82,17 @@ __all__ = [
     "NotFoundError",
     "Reading",
     "RefusedError",
+    "ScanArgs",
+    "SetPointArgs",
     "SettlementPeriod",
     "SiteCode",
+    "StopArgs",
+    "TestArgs",
     "UnavailableError",
     "format_duration",
     "metrics_of",
     "parse_duration",
+    "parse_job_args",
     "parse_metadata",
     "period_start",
     "periods_in_day",
