@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
 ]
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 # registry keeps its devices in the store; nothing in the store knows of the registry
-ALLOWED_WITHIN_LAYER = {("registry", "store")}
+ALLOWED_WITHIN_LAYER = {("registry", "store"), ("api", "edge")}
 
 
 def room_of(path: Path) -> str:

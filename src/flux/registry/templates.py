@@ -47,17 +47,40 @@ async def find_template(conn: AsyncConnection[Any], name_or_file: str) -> NamedT
         return found
     named_as_file = file.suffix in {".yaml", ".yml", ".json"}
     name = file.stem if named_as_file and file.name == name_or_file else name_or_file
-    cursor = await conn.execute("SELECT body FROM flux.device_templates WHERE name = %s", (name,))
-    row = await cursor.fetchone()
-    if row is not None:
-        return NamedTemplate(parse_template(row[0], name), row[0])
-    if name in builtin_template_names():
-        return NamedTemplate(builtin_template(name), None)
+    if (known := await _known(conn, name)) is not None:
+        return known
     if named_as_file:
         load_template(file)  # which says that there is no such file
     raise NotFoundError(
         f"no template {name_or_file!r}: no such file, and there are {', '.join(builtin_template_names())}"
     )
+
+
+async def known_template(conn: AsyncConnection[Any], name: str) -> NamedTemplate:
+    """The platform's template of this name, else one that comes with Flux; never a file of this host."""
+    known = await _known(conn, name)
+    if known is None:
+        raise NotFoundError(f"no template {name!r}; there are {', '.join(await template_names(conn))}")
+    return known
+
+
+def given_template(text: str, name: str = "template") -> NamedTemplate:
+    """The template that ``text`` (YAML) is, called ``name`` where it names none itself. InputError where it is none."""
+    return NamedTemplate(parse_template(text, name), text)
+
+
+async def template_names(conn: AsyncConnection[Any]) -> list[str]:
+    """The platform's own, and those that come with Flux, by name."""
+    rows = await (await conn.execute("SELECT name FROM flux.device_templates")).fetchall()
+    return sorted({*builtin_template_names(), *(name for (name,) in rows)})
+
+
+async def _known(conn: AsyncConnection[Any], name: str) -> NamedTemplate | None:
+    cursor = await conn.execute("SELECT body FROM flux.device_templates WHERE name = %s", (name,))
+    row = await cursor.fetchone()
+    if row is not None:
+        return NamedTemplate(parse_template(row[0], name), row[0])
+    return NamedTemplate(builtin_template(name), None) if name in builtin_template_names() else None
 
 
 def _from_file(file: Path) -> NamedTemplate | None:
@@ -70,7 +93,7 @@ async def template_of(conn: AsyncConnection[Any], device: Device) -> DeviceTempl
     if name is None:
         key = "template" if device.type is DeviceType.BESS else "register_map"
         raise InputError(f"{device.name}: its metadata names no {key}")
-    return (await find_template(conn, name)).template
+    return (await known_template(conn, name)).template  # a name in the registry is no file of this host
 
 
 async def matching_devices(conn: AsyncConnection[Any], filter: str) -> list[Device]:
