@@ -20,6 +20,11 @@ class Settings(BaseSettings):
     archive: Path | None = Field(default=None, description="folder for readings that are archived before they go")
     http_host: str = Field(default="127.0.0.1", description="address that `flux serve` listens on")
     http_port: int = Field(default=8080, ge=0, le=65535)
+    jwt_secret: SecretStr | None = Field(default=None, description="signs keys, instead of the file in FLUX_HOME")
+    jwks_url: str | None = Field(default=None, description="public keys of another issuer of tokens")
+    jwks_file: Path | None = Field(default=None, description="the same from a file")
+    jwt_issuer: str | None = Field(default=None, description="`iss` that tokens of another issuer must have")
+    jwt_audience: str | None = Field(default=None, description="`aud` that tokens of another issuer must have")
     worker_file: Path | None = Field(default=None, description="file of `flux worker`: market platforms")
     notifications: Path | None = Field(default=None, description="file of notification routes, mode 0600")
     log_level: str = "INFO"

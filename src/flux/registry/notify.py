@@ -8,7 +8,6 @@ import asyncio
 import logging
 import os
 import re
-import stat
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +19,7 @@ from psycopg import AsyncConnection
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from flux.config import load_yaml
+from flux.config.private import require_private
 from flux.errors import InputError, UnavailableError
 from flux.registry.alerts import Alert, Severity, mark_told, untold
 
@@ -85,11 +85,9 @@ Send = Callable[[Route, Message], Awaitable[None]]
 def load_notifications(file: Path) -> NotificationConfig | None:
     """The routes; None where there is no such file. InputError for a file that others may read, or that is wrong."""
     try:
-        mode = stat.S_IMODE(file.stat().st_mode)
+        require_private(file)
     except FileNotFoundError:
         return None
-    if mode & 0o077:
-        raise InputError(f"{file}: others may read it (mode {mode:04o}) and it holds secrets; chmod 600 it")
     try:
         config = load_yaml(file).parse(NotificationConfig)
     except InputError as error:  # it repeats what it found, which may be a URL in the wrong place
