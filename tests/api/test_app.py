@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 from psycopg import AsyncConnection
+from tests.api.live import key, live_server_on
 
-from flux.api.app import create_app
 from flux.control.decide import decide
 from flux.control.ledger import BatteryCommand, Fault, keep
 from flux.control.plan import ControllerPlan
@@ -31,12 +31,10 @@ BESS = {"name": "WLCE-BESS-01", "type": "bess", "site": "WLCE", "metadata": {"ca
 
 @pytest.fixture
 async def client(dsn: str) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(dsn, clock=lambda: NOW)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://flux") as http,
-    ):
-        yield http
+    with live_server_on(dsn, clock=lambda: NOW) as live:
+        headers = {"apikey": key("service", exp=NOW.timestamp() + 3600)}
+        async with httpx.AsyncClient(base_url=live.url, headers=headers) as http:
+            yield http
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """`flux devices`, `groups` and `maintenance` as they are typed, rightly and wrongly; API, CLI and SQL agree."""
 
-import asyncio
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
+from tests.api.live import live_server_on
 from typer.testing import CliRunner
 
-from flux.api.app import create_app
 from flux.cli.app import app
 from flux.errors import FluxError
 
@@ -121,14 +119,9 @@ def test_api_cli_and_sql_say_the_same_whatever_is_asked(run: Run, dsn: str, sql:
                                      ORDER BY e.id DESC LIMIT 1)"""
     retire = "UPDATE flux.mg_device_registry SET state = 'decommissioned' WHERE id = %s AND state <> 'decommissioned'"
 
-    async def by_http(device: UUID) -> Any:
-        api = create_app(dsn, clock=lambda: datetime.now(UTC))
-        transport = httpx.ASGITransport(api)
-        async with (
-            api.router.lifespan_context(api),
-            httpx.AsyncClient(transport=transport, base_url="http://x") as client,
-        ):
-            return (await client.get(f"/v1/devices/{device}")).json()
+    def by_http(device: UUID) -> Any:
+        answer = httpx.get(f"{server.url}/v1/devices/{device}", headers=server.headers(), trust_env=False)
+        return answer.raise_for_status().json()
 
     @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(requests=st.lists(REQUESTS, min_size=2, max_size=4))
@@ -146,9 +139,10 @@ def test_api_cli_and_sql_say_the_same_whatever_is_asked(run: Run, dsn: str, sql:
                 assert run(f"devices {request.format(device)}")[0] in {0, 5}
             ((state, active, last),) = sql.execute(f"{read} FROM flux.mg_device_registry r WHERE id = %s", (device,))
             _, shown = run(f"devices show {device} --json")
-            by_cli, by_api = json.loads(shown), asyncio.run(by_http(device))
+            by_cli, by_api = json.loads(shown), by_http(device)
             assert by_cli == by_api
             assert (by_cli["state"], by_cli["active"], state) == (state, active, last)
         sql.execute(retire, (device,))
 
-    agree()
+    with live_server_on(dsn) as server:
+        agree()

@@ -1,7 +1,4 @@
-"""Plain HTTP for reading: devices, latest readings, rollups, health and metrics.
-
-Listens on loopback unless told otherwise; it has no keys yet, so `flux serve` refuses any other address.
-"""
+"""The HTTP application: what stands before every endpoint, and one line for each room of endpoints behind it."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,15 +11,25 @@ from psycopg import AsyncConnection, DataError, OperationalError
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 import flux
+from flux.api.access import Access
 from flux.api.metrics import metrics_text
-from flux.errors import FluxError, InputError, NotFoundError, UnavailableError
+from flux.api.tokens import TokenError, Verifier
+from flux.config import Settings
+from flux.errors import ConflictError, FluxError, InputError, NotFoundError, RefusedError, UnavailableError
 from flux.model import Device, DeviceState, DeviceType
 from flux.registry import get_device, list_devices
 from flux.store import queries
 from flux.store.db import open_pool
 
 Level = Literal["5m", "30m", "1h"]
-_HTTP_STATUS = {InputError: 422, NotFoundError: 404, UnavailableError: 503}
+_HTTP_STATUS: dict[type[FluxError], int] = {
+    TokenError: 401,
+    InputError: 422,
+    NotFoundError: 404,
+    ConflictError: 409,
+    RefusedError: 403,
+    UnavailableError: 503,
+}
 _MAX_ROWS = 10_000
 _LONGEST_SPAN = {"5m": timedelta(days=32), "30m": timedelta(days=370), "1h": timedelta(days=3660)}
 
@@ -37,22 +44,36 @@ Connection = Annotated[AsyncConnection[Any], Depends(_connection)]
 Limit = Annotated[int, Query(ge=1, le=_MAX_ROWS)]
 
 
-def create_app(dsn: str, *, clock: Callable[[], datetime]) -> FastAPI:
-    """The application; its connections are opened when it starts and closed when it stops."""
+def create_app(dsn: str, settings: Settings, verifier: Verifier, *, clock: Callable[[], datetime]) -> FastAPI:
+    """The application; its connections are opened when it starts and closed when it stops.
+
+    ``dsn`` is the gateway's: a login that can do nothing but become a caller, see :mod:`flux.api.database`. Endpoints
+    find ``pool``, ``settings``, ``verifier`` and ``clock`` in ``app.state``.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_pool(dsn, application_name="flux serve", max_size=8, timeout_s=5) as pool:
             app.state.pool = pool
+            _mount_rooms(app)
             yield
 
     app = FastAPI(title="Flux", version=flux.__version__, lifespan=lifespan)
+    app.state.settings, app.state.verifier, app.state.clock = settings, verifier, clock
     app.add_exception_handler(FluxError, _flux_error)
     app.add_exception_handler(DataError, _data_error)
     app.add_exception_handler(OperationalError, _database_error)
     app.add_exception_handler(PoolTimeout, _database_error)
     _add_routes(app, clock)
+    app.add_middleware(Access, verifier=verifier)
     return app
+
+
+def _mount_rooms(app: FastAPI) -> None:
+    """The rooms that are ASGI applications of their own, a line each: ``app.mount("/rest/v1", Rest(pool, settings))``.
+
+    Routers of FastAPI are included in :func:`create_app` instead, so that the description has them.
+    """
 
 
 def _add_routes(app: FastAPI, clock: Callable[[], datetime]) -> None:

@@ -1,10 +1,15 @@
 """``flux serve``: HTTP."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from flux.errors import RefusedError
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 def serve(
@@ -15,11 +20,10 @@ def serve(
 
     Example: `flux serve --port 8080`, then `curl http://127.0.0.1:8080/v1/devices`.
     """
-    from datetime import UTC, datetime
-
-    import uvicorn
-
     from flux.api.app import create_app
+    from flux.api.secret import load_secrets
+    from flux.api.serving import make_server
+    from flux.api.tokens import Verifier
     from flux.config import load_settings
     from flux.config.logs import configure_logging
     from flux.local.ports import require_free, require_loopback
@@ -35,5 +39,5 @@ def serve(
     with told_plainly():  # uvicorn would tell it with a traceback
         if status(dsn).version is None:
             raise RefusedError("the database has no schema flux: run `flux db migrate`")
-    app = create_app(dsn, clock=lambda: datetime.now(UTC))
-    uvicorn.run(app, host=address, port=number, log_level="warning", access_log=False)
+    verifier = Verifier(load_secrets(settings, create=True), utc_now)
+    make_server(create_app(dsn, settings, verifier, clock=utc_now), host=address, port=number).run()
