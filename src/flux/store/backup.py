@@ -66,6 +66,7 @@ def backup(dsn: str, target: Path, *, force: bool = False) -> int:
     try:
         # by --file, not on stdout: pg_dump then goes back to write where each table's data begins, and syncs the file
         options = ["--format=custom", "--schema=flux", "--no-owner", f"--lock-wait-timeout={_LOCK_TIMEOUT}"]
+        options += ["--exclude-table-data=flux.changes"]  # transactions of this server, which mean nothing to another
         _run([*command, *options, f"--file={partial}"], environment)
         _run([str(wheel_binaries().program("pg_restore")), "--list", str(partial)], environment)
         partial.replace(target)
@@ -88,6 +89,8 @@ def restore(dsn: str, source: Path, *, force: bool = False) -> Contents:
         raise RefusedError("the database holds a schema flux already: --force replaces all of it by the backup")
     _restore_in_one_transaction(dsn, source)
     migrate(dsn)
+    with connect_sync(dsn, autocommit=True) as conn:  # cursors of realtime pointed into the log of what was there
+        conn.execute("UPDATE flux.change_log SET epoch = gen_random_uuid(), trimmed = '0'")
     contents = describe(dsn)
     _logger.info("database restored", source=str(source), meter_readings=contents.meter_readings)
     return contents

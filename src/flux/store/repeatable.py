@@ -7,7 +7,7 @@ from typing import Any
 from psycopg import sql
 
 from flux.model import BessMetadata, DeviceType, MeterMetadata
-from flux.store import rollups, template_metrics
+from flux.store import changes, rollups, template_metrics
 
 _SQL = Path(__file__).parent / "sql"
 
@@ -19,6 +19,7 @@ def repeatable_sql() -> dict[str, str]:
         "template_metrics": template_metrics.builtin_sql(),
         "market": (_SQL / "market.sql").read_text(encoding="utf-8"),
         "registry": _registry(),
+        "changes": changes.render_sql(),
     }
 
 
