@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
+from tests.api.fleet import fill_fleet
 from tests.api.live import LiveServer, live_server_on
 from tests.conftest import fresh_database
 
@@ -24,4 +26,14 @@ def module_dsn(admin_dsn: str, template_database: str) -> Iterator[str]:
 def module_server(module_dsn: str) -> Iterator[LiveServer]:
     """A server on `module_dsn`, for suites that only read, or that write what does not get in each other's way."""
     with live_server_on(module_dsn) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def fleet_server(module_dsn: str) -> Iterator[LiveServer]:
+    """A server on `module_dsn` with the fleet in it."""
+    fill_fleet(module_dsn)
+    with live_server_on(module_dsn) as live:
+        if httpx.get(f"{live.url}/rest/v1/sites", headers=live.headers()).status_code == 404:
+            pytest.skip("/rest/v1 is not served yet")
         yield live

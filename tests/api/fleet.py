@@ -3,6 +3,7 @@
 Everything of HMCE carries the word ``CANARY``, so that it is found wherever it comes out.
 """
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.support import NOON, add_device, bess_reading, meter_reading
 
 from flux.model import BessReading, MeterReading
 from flux.store import rollups
+from flux.store.db import connect
 from flux.store.ingest import ingest
 
 MINUTES = 60
@@ -24,6 +26,16 @@ DEVICES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("HMCE-BESS-01", "bess", "HMCE", {"manufacturer": CANARY, "capacity_kwh": 250}),
     ("HMCE-GRID-METER", "meter", "HMCE", {"meter_type": "grid", "note": CANARY}),
 )
+
+
+def fill_fleet(dsn: str) -> None:
+    """:func:`add_fleet`, for tests that are not async."""
+
+    async def fill() -> None:
+        async with await connect(dsn, application_name="test", autocommit=True) as db:
+            await add_fleet(db)
+
+    asyncio.run(fill())
 
 
 async def add_fleet(db: AsyncConnection[Any]) -> None:

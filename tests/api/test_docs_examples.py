@@ -1,0 +1,43 @@
+"""The examples in the docs run as printed, against a live server with the fleet of the tests.
+
+FLUX_URL and FLUX_KEY (a service key) are what the pages tell their readers to set; FLUX_READER_KEY, FLUX_OPERATOR_KEY
+and FLUX_EDGE_KEY (of WLCE) are there too. A page that says ``$FLUX_URL`` is run; :mod:`tests.docs_runner` says what is
+an example.
+"""
+
+from pathlib import Path
+
+import pytest
+from tests import clients
+from tests.api.fleet import fill_fleet
+from tests.api.live import live_server_on
+from tests.docs_runner import examples, link_packages, run_page
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if "$FLUX_URL" in page.read_text()
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_examples_of_a_page_run(page: Path, dsn: str, tmp_path: Path) -> None:
+    if any(block.language == "js" for block in examples(page)):
+        if (reason := clients.missing()) is not None:
+            pytest.skip(f"JavaScript: {reason}")
+        link_packages(tmp_path)
+    fill_fleet(dsn)
+    with live_server_on(dsn) as server:
+        environment = {
+            "FLUX_URL": server.url,
+            "FLUX_KEY": server.key(),
+            "FLUX_READER_KEY": server.key("authenticated"),
+            "FLUX_OPERATOR_KEY": server.key("operator"),
+            "FLUX_EDGE_KEY": server.key("edge", ["WLCE"]),
+        }
+        run_page(page, environment, tmp_path)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("api-*.md")), ids=lambda page: page.stem)
+def test_a_page_of_the_api_has_examples_in_every_language(page: Path) -> None:
+    written = {block.language for block in examples(page)}
+    assert written >= ({"python", "js"} if page.stem == "api-realtime" else {"sh", "python", "js"})

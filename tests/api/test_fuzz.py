@@ -1,0 +1,149 @@
+"""Requests that nobody would write: no 5xx, no hang, nothing of another site, no statement that was not meant."""
+
+import asyncio
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from tests.api.fleet import CANARY, fill_fleet
+from tests.api.fuzzing import MARK, Wild, Wilderness
+from tests.api.live import LiveServer, live_server_on
+from tests.api.raw_http import RawConnection
+from tests.api.statements import StatementLog, every_statement
+
+CALLERS = (("authenticated", 6), ("operator", 2), ("service", 3), ("edge", 1), ("anon", 1))
+"""Roles, each with keys of site WLCE, and how many of the requests are theirs."""
+CONNECTIONS = 4
+SLOWEST_S = 20.0
+_QUOTED_NAME = re.compile(r'"(?:[^"]|"")*"')
+_ERROR_KEYS = {"code", "message", "details", "hint"}
+
+
+@contextmanager
+def watched_server(dsn: str) -> Iterator[tuple[LiveServer, StatementLog]]:
+    """A server on the fleet, without limits on requests, whose every statement is logged."""
+    fill_fleet(dsn)
+    with every_statement(dsn) as log, live_server_on(dsn, **UNLIMITED) as server:
+        yield server, log
+
+
+UNLIMITED: Mapping[str, Any] = {}
+
+
+def _wilderness(dsn: str, seed: int) -> Wilderness:
+    with psycopg.connect(dsn) as conn:
+        columns = conn.execute(
+            """SELECT table_name, array_agg(column_name::text ORDER BY ordinal_position) FROM information_schema.columns
+               WHERE table_schema = 'flux_api' GROUP BY table_name ORDER BY table_name"""
+        ).fetchall()
+        if not columns:
+            pytest.skip("schema flux_api is not there yet")
+        functions = conn.execute(
+            """SELECT proname, coalesce(proargnames, '{}') FROM pg_proc WHERE pronamespace = 'flux_api'::regnamespace
+               ORDER BY proname"""
+        ).fetchall()
+    assert functions
+    return Wilderness(seed, dict(columns), dict(functions))
+
+
+def _of_other_sites(dsn: str) -> list[Any]:
+    """A fingerprint of everything that no key of WLCE may change."""
+    with psycopg.connect(dsn) as conn:
+        return [
+            conn.execute(f"SELECT count(*), md5(string_agg(t::text, '|' ORDER BY t::text)) FROM {source} t".encode())
+            .fetchall()
+            for source in (
+                "(SELECT * FROM flux.sites WHERE site <> 'WLCE')",
+                "(SELECT * FROM flux.mg_device_registry WHERE site <> 'WLCE')",
+                "(SELECT * FROM flux.market_data WHERE site <> 'WLCE' OR type = 2 AND site IS NULL)",
+                *(
+                    f"(SELECT r.* FROM flux.{table} r JOIN flux.mg_device_registry d ON d.id = r.device_id"
+                    " WHERE d.site <> 'WLCE')"
+                    for table in ("mg_meter_readings", "mg_bess_readings", "device_health", "control_decisions")
+                ),
+            )
+        ]  # fmt: skip
+
+
+async def _ask_all(server: LiveServer, requests: Sequence[tuple[Wild, str]]) -> tuple[Counter[str], list[str]]:
+    """How many answers of each kind, and what was wrong with any."""
+    queue = iter(requests)
+    kinds: Counter[str] = Counter()
+    wrong: list[str] = []
+
+    async def work() -> None:
+        connection = RawConnection(server.port, SLOWEST_S)
+        for wild, key in queue:  # one iterator for all: each request is taken once
+            headers = (*wild.headers, ("Authorization", f"Bearer {key}"))
+            try:
+                answer = await connection.ask(wild.method, wild.target, headers, wild.body)
+            except (TimeoutError, EOFError) as failure:
+                wrong.append(f"{wild}: {failure!r}")
+                await connection.close()
+                continue
+            kinds[f"{answer.status // 100}xx"] += 1
+            if (found := _wrong(answer.status, answer.headers, answer.body)) is not None:
+                wrong.append(f"{wild}: {found}")
+        await connection.close()
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(CONNECTIONS):
+            tasks.create_task(work())
+    return kinds, wrong
+
+
+def _wrong(status: int, headers: Mapping[str, str], body: bytes) -> str | None:
+    if not 200 <= status < 500 or 300 <= status < 400:
+        return f"status {status}: {body[:300]!r}"
+    if CANARY.encode() in body:
+        return f"another site's row: {body[:300]!r}"
+    if body and "json" in headers.get("content-type", ""):
+        told = json.loads(body)
+        if status >= 400 and not (isinstance(told, dict) and told.keys() == _ERROR_KEYS):
+            return f"status {status} with {body[:300]!r}"
+    return None
+
+
+def _unmeant(statements: Sequence[str]) -> list[str]:
+    """Statements in which a caller's text stands where it is not a quoted name."""
+    return [text for text in statements if MARK in _QUOTED_NAME.sub("", text)]
+
+
+def _fuzz(dsn: str, rounds: int, batch: int, seed: int) -> None:
+    with watched_server(dsn) as (server, log):
+        wilderness = _wilderness(dsn, seed)
+        keys = [server.key(role, ["WLCE"]) for role, share in CALLERS for _ in range(share)]
+        before = _of_other_sites(dsn)
+        kinds: Counter[str] = Counter()
+        said = 0
+        began = time.perf_counter()
+        for number in range(0, rounds, batch):
+            requests = [(wilderness.request(), keys[(number + n) % len(keys)]) for n in range(batch)]
+            found, wrong = asyncio.run(_ask_all(server, requests))
+            assert not wrong, f"{len(wrong)} of {batch}:\n" + "\n".join(wrong[:10])
+            statements = log.statements()
+            log.forget()
+            assert _unmeant(statements) == []
+            kinds += found
+            said += len(statements)
+        assert _of_other_sites(dsn) == before
+        seconds = time.perf_counter() - began
+    print(f"{rounds:,} requests in {seconds:.0f} s ({rounds / seconds:.0f}/s): {dict(kinds)}, {said:,} statements")
+    # a fuzzer that never comes through the grammar would find nothing behind it
+    assert kinds["2xx"] > rounds / 20
+    assert said > rounds / 4
+
+
+def test_a_few_hundred_wild_requests(dsn: str) -> None:
+    _fuzz(dsn, 300, 300, seed=1)
+
+
+@pytest.mark.long
+def test_a_hundred_thousand_wild_requests(dsn: str) -> None:
+    _fuzz(dsn, 100_000, 2_000, seed=int(time.time()))
