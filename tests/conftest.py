@@ -18,9 +18,10 @@ import psycopg
 import pytest
 import structlog
 from psycopg import AsyncConnection, sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from flux.store.db import connect
+from flux.store.gateway import gateway_dsn as make_gateway_dsn
 from flux.store.migrate import migrate
 from flux.store.server import EmbeddedServer, running_dsn
 
@@ -100,6 +101,16 @@ def home() -> Iterator[Path]:
     """An empty FLUX_HOME for a test that starts a server of its own."""
     with reachable_folder() as folder:
         yield folder
+
+
+@pytest.fixture
+def gateway_dsn(dsn: str, admin_dsn: str, tmp_path: Path) -> Iterator[str]:
+    """The DSN of the HTTP API's login in the test's own database; it goes with the test."""
+    gateway = make_gateway_dsn(dsn, tmp_path)
+    yield gateway
+    login = str(conninfo_to_dict(gateway)["user"])
+    run_admin(dsn, "DROP OWNED BY {}", login)
+    run_admin(admin_dsn, "DROP ROLE {}", login)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from tests.support import NOON, add_device, fetch
 
 from flux.model import CommandSource, DeviceState, MarketDataType
 from flux.store.db import connect
+from flux.store.rights import FENCE_FUNCTIONS
 
 Conn = AsyncConnection[Any]
 
@@ -182,8 +183,10 @@ async def test_nothing_is_granted_to_everybody(db: Conn) -> None:
            WHERE relnamespace = 'flux'::regnamespace AND relkind IN ('r', 'p', 'v', 'm')
            AND has_table_privilege('public', oid, 'SELECT, INSERT, UPDATE, DELETE')
            UNION ALL
-           SELECT proname FROM pg_proc
-           WHERE pronamespace = 'flux'::regnamespace AND has_function_privilege('public', oid, 'EXECUTE')""",
+           SELECT p.proname FROM pg_proc p
+           WHERE p.pronamespace = 'flux'::regnamespace AND has_function_privilege('public', p.oid, 'EXECUTE')
+           AND NOT EXISTS (SELECT FROM unnest(%s::text[]) f(name) WHERE to_regprocedure('flux.' || f.name) = p.oid)""",
+        (list(FENCE_FUNCTIONS),),
     )
     assert rows == []
     assert await fetch(db, "SELECT has_schema_privilege('public', 'flux', 'USAGE')") == [(False,)]

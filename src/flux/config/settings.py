@@ -16,6 +16,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FLUX_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     database_url: SecretStr | None = Field(default=None, description="PostgreSQL to use instead of the embedded one")
+    api_database_url: SecretStr | None = Field(default=None, description="login of the HTTP API, where a DBA made it")
     home: Path = Field(default=Path(".flux"), description="folder of the embedded database, outbox and run state")
     archive: Path | None = Field(default=None, description="folder for readings that are archived before they go")
     http_host: str = Field(default="127.0.0.1", description="address that `flux serve` listens on")

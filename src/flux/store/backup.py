@@ -5,7 +5,7 @@ the backup is in. Passwords travel in the environment of the child process, neve
 """
 
 import os
-import shutil
+import re
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -19,10 +19,12 @@ from flux.errors import ConflictError, InputError, RefusedError, UnavailableErro
 from flux.store.binaries import wheel_binaries
 from flux.store.db import connect_sync
 from flux.store.migrate import known_versions, migrate
+from flux.store.rights import ROLES
 
 _logger = structlog.get_logger(__name__)
 _LOCK_TIMEOUT = "10s"
 _ARCHIVE_MAGIC = b"PGDMP"
+_OF_API_ROLES = re.compile(rb'(GRANT|REVOKE) .* (TO|FROM) "?(%s|flux_gateway_.*)"?;$' % "|".join(ROLES).encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def _restore_in_one_transaction(dsn: str, source: Path) -> None:
     psql, environment = client_command("psql", dsn)
     environment["PGOPTIONS"] = f"{environment.get('PGOPTIONS', '')} -c lock_timeout={_LOCK_TIMEOUT}".strip()
     psql += ["--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1", "--output=/dev/null"]
-    psql += ["--command=SET client_min_messages = warning", "--command=DROP SCHEMA IF EXISTS flux CASCADE"]
+    psql += ["--command=SET client_min_messages = warning", "--command=DROP SCHEMA IF EXISTS flux_api, flux CASCADE"]
     psql += ["--file=-", f"--command={check}"]
     with tempfile.TemporaryFile() as script:
         _run(
@@ -139,19 +141,25 @@ def _restore_in_one_transaction(dsn: str, source: Path) -> None:
         )
         script.seek(0)
         with tempfile.TemporaryFile() as portable:
-            _leave_out_newer_settings(script, portable)
+            _leave_out_what_is_of_its_server(script, portable)
             portable.seek(0)
             _run(psql, environment, stdin=portable)
 
 
-def _leave_out_newer_settings(script: IO[bytes], portable: IO[bytes]) -> None:
-    """Our pg_restore begins with settings of its own version; what an earlier server has no word for is left out."""
+def _leave_out_what_is_of_its_server(script: IO[bytes], portable: IO[bytes]) -> None:
+    """Settings that an earlier server has no word for, and rights of the API's roles: another server may lack them.
+
+    The migration that follows gives those rights anew. Rows of tables are passed on as they are.
+    """
+    rows = False
     for line in script:
-        if not line.startswith(b"SET transaction_timeout = "):  # PostgreSQL 17 and newer
-            portable.write(line)
-        if line.startswith(b"CREATE"):  # from here on it is what the backup holds, and none of our business
-            break
-    shutil.copyfileobj(script, portable)
+        if rows:
+            rows = line != b"\\.\n"
+        elif line.startswith(b"SET transaction_timeout = ") or _OF_API_ROLES.match(line):  # PostgreSQL 17 and newer
+            continue
+        else:
+            rows = line.startswith(b"COPY flux.") and line.endswith(b" FROM stdin;\n")
+        portable.write(line)
 
 
 def _run(command: list[str], environment: dict[str, str], **streams: object) -> None:

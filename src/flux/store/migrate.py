@@ -20,7 +20,9 @@ from psycopg import sql
 
 from flux.errors import RefusedError
 from flux.model import BESS_METRICS, METER_METRICS, Metric, MetricKind
+from flux.store import roles
 from flux.store.db import connect_sync
+from flux.store.rights import FENCE_FUNCTIONS
 
 _logger = structlog.get_logger(__name__)
 _HERE = Path(__file__).parent
@@ -35,12 +37,16 @@ SQL_TYPES = {MetricKind.LEVEL: "real", MetricKind.COUNTER: "double precision", M
 
 @dataclass(frozen=True, slots=True)
 class MigrationReport:
-    """What :func:`migrate` changed; everything empty: the schema was up to date."""
+    """What :func:`migrate` changed; everything empty: the schema was up to date.
+
+    ``without_api``: why the schema of the HTTP API was left out, and what to do; None: it is there.
+    """
 
     version_before: str | None
     version: str
     columns_added: tuple[str, ...]
     objects_applied: tuple[str, ...]
+    without_api: str | None = None
 
     @property
     def changed(self) -> bool:
@@ -57,6 +63,7 @@ class SchemaStatus:
     missing_columns: tuple[str, ...]
     stale_objects: tuple[str, ...]
     server_version: str
+    without_api: str | None = None
 
     @property
     def current(self) -> bool:
@@ -76,9 +83,10 @@ def migrate(dsn: str) -> MigrationReport:
         _refuse_newer(before)
         _run_migrations(connection)
         columns = _add_columns(connection)
-        objects = _apply_repeatable(connection)
+        without = roles.ensure_roles(connection)
+        objects = _apply_repeatable(connection, api=without is None)
         _close_to_public(connection)
-    report = MigrationReport(before, _newest(), tuple(columns), tuple(objects))
+    report = MigrationReport(before, _newest(), tuple(columns), tuple(objects), without)
     if report.changed:
         _logger.info("schema migrated", version_before=before, version=report.version, columns_added=columns)
     return report
@@ -90,12 +98,14 @@ def status(dsn: str) -> SchemaStatus:
         version = _version(connection)
         revisions = known_versions()
         known = version in revisions
+        without = roles.missing_roles(connection)
         return SchemaStatus(
             version=version,
             newest=revisions[-1],
             pending=tuple(r for r in revisions if version is None or (known and r > version)),
             missing_columns=tuple(f"{table}.{metric.name}" for table, metric in _missing_columns(connection)),
-            stale_objects=tuple(name for name, _ in _stale_objects(connection)),
+            stale_objects=tuple(name for name, _ in _stale_objects(connection, api=without is None)),
+            without_api=without,
             server_version=str(connection.info.parameter_status("server_version")).split()[0],
         )
 
@@ -167,14 +177,21 @@ def _make_schema(connection: psycopg.Connection[Any]) -> None:
 
 
 def _close_to_public(connection: psycopg.Connection[Any]) -> None:
-    """Functions are executable by everybody unless told otherwise. Asked each time: a migration may be cut off."""
-    row = connection.execute(
-        """SELECT 1 FROM pg_proc p WHERE p.pronamespace = 'flux'::regnamespace AND pg_has_role(p.proowner, 'USAGE')
+    """Functions are executable by everybody unless told otherwise. Asked each time: a migration may be cut off.
+
+    But for those that policies ask: whoever has rights on a table calls them.
+    """
+    rows = connection.execute(
+        """SELECT p.oid::regprocedure::text FROM pg_proc p
+           WHERE p.pronamespace = 'flux'::regnamespace AND pg_has_role(p.proowner, 'USAGE')
+           AND NOT EXISTS (SELECT FROM unnest(%s::text[]) f(name) WHERE to_regprocedure('flux.' || f.name) = p.oid)
            AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) WHERE grantee = 0)
-           LIMIT 1"""
-    ).fetchone()
-    if row is not None:
-        connection.execute("REVOKE ALL ON ALL ROUTINES IN SCHEMA flux FROM PUBLIC")
+           ORDER BY 1""",
+        (list(FENCE_FUNCTIONS),),
+    ).fetchall()
+    if rows:
+        routines = ", ".join(name for (name,) in rows)
+        connection.execute(f"REVOKE ALL ON ROUTINE {routines} FROM PUBLIC".encode())
 
 
 def _run_migrations(connection: psycopg.Connection[Any], target: str = "head") -> None:
@@ -262,18 +279,23 @@ def possible(metric: Metric) -> sql.Composed:
     return sql.SQL("{0} >= 0").format(column)
 
 
-def _stale_objects(connection: psycopg.Connection[Any]) -> list[tuple[str, str]]:
+def _stale_objects(connection: psycopg.Connection[Any], *, api: bool) -> list[tuple[str, str]]:
     from flux.store import repeatable  # it builds on this module's tables
 
     applied: dict[str, str] = {}
     if connection.execute("SELECT to_regclass('flux.schema_objects')").fetchone() != (None,):
         applied = dict(connection.execute("SELECT name, hash FROM flux.schema_objects").fetchall())
-    return [(name, text) for name, text in repeatable.repeatable_sql().items() if applied.get(name) != _hash(text)]
+    scripts = repeatable.repeatable_sql()
+    if not api:
+        del scripts[repeatable.API]
+    elif connection.execute("SELECT to_regnamespace('flux_api')").fetchone() == (None,):
+        applied.pop(repeatable.API, None)  # a backup says that it was applied, and does not hold it
+    return [(name, text) for name, text in scripts.items() if applied.get(name) != _hash(text)]
 
 
-def _apply_repeatable(connection: psycopg.Connection[Any]) -> list[str]:
+def _apply_repeatable(connection: psycopg.Connection[Any], *, api: bool) -> list[str]:
     applied = []
-    for name, text in _stale_objects(connection):
+    for name, text in _stale_objects(connection, api=api):
         for attempt in range(1, _TRIES + 1):
             try:
                 _apply(connection, name, text)

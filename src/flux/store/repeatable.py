@@ -1,5 +1,6 @@
 """SQL that is applied anew whenever it has changed: functions, triggers, views, the tables of the rollups."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -7,20 +8,26 @@ from typing import Any
 from psycopg import sql
 
 from flux.model import BessMetadata, DeviceType, MeterMetadata
-from flux.store import changes, rollups, template_metrics
+from flux.store import api_schema, changes, rollups, template_metrics
+from flux.store.migrate import known_versions
 
 _SQL = Path(__file__).parent / "sql"
+API = "api"
+"""The script that needs the roles of the HTTP API: not everybody may make them."""
 
 
 def repeatable_sql() -> dict[str, str]:
     """Each script by its name, in the order in which they are applied."""
-    return {
+    scripts = {
         "rollups": rollups.render_sql(),
         "template_metrics": template_metrics.builtin_sql(),
         "market": (_SQL / "market.sql").read_text(encoding="utf-8"),
         "registry": _registry(),
         "changes": changes.render_sql(),
+        "fence": api_schema.fence_sql(),
     }
+    beneath = hashlib.sha256("".join((*scripts.values(), *known_versions())).encode()).hexdigest()
+    return scripts | {API: api_schema.api_sql(beneath)}
 
 
 def _registry() -> str:

@@ -124,7 +124,7 @@ CREATE OR REPLACE TRIGGER only_by_lifecycle BEFORE INSERT ON flux.device_events
 -- ── Groups ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 CREATE OR REPLACE FUNCTION flux.check_group_member() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     group_site text;
     device_site text;

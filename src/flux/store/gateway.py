@@ -1,0 +1,132 @@
+"""The login by which ``flux serve`` reaches the database: it may do nothing but become one of the API's roles."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+import structlog
+from psycopg import Connection, sql
+from psycopg.conninfo import make_conninfo
+
+from flux.errors import RefusedError, UnavailableError
+from flux.store.db import connect_sync
+from flux.store.roles import GATEWAY_MAY_BECOME, HINT, missing_roles
+
+_logger = structlog.get_logger(__name__)
+_TRIES = 10
+
+
+def gateway_dsn(owner_dsn: str, home: Path, *, given: str | None = None) -> str:
+    """The DSN of the API's login in the database of ``owner_dsn``; the login is made where it is missing.
+
+    Its random password is kept in ``home``/api, mode 0600. ``given`` (``FLUX_API_DATABASE_URL``) is used as it is,
+    after a check. RefusedError: the login cannot be made by this user, or may do more than it should.
+    """
+    if given is not None:
+        check_gateway(given)
+        return given
+    with connect_sync(owner_dsn, application_name="flux gateway", autocommit=True) as connection:
+        ((login, database),) = connection.execute("SELECT flux.gateway_name(), current_database()").fetchall()
+        if missing_roles(connection) is not None:
+            raise RefusedError(HINT)
+        file = home / "api" / f"gateway-{quote(database, safe='')}"
+        password = _kept(file)
+        dsn = make_conninfo(owner_dsn, user=login, password=password or "")
+        if password is None or not _lets_in(dsn):
+            password = password or secrets.token_urlsafe(32)
+            _keep(file, password)
+            _make_login(connection, login, password)
+            dsn = make_conninfo(owner_dsn, user=login, password=password)
+        _grant(connection, login, database)
+    check_gateway(dsn)
+    return dsn
+
+
+def check_gateway(dsn: str) -> None:
+    """Raise RefusedError unless this login is one that may do nothing but become the API's roles."""
+    with connect_sync(dsn, application_name="flux gateway", autocommit=True) as connection:
+        ((login, powerful, inherits, lacks, owner),) = connection.execute(
+            """SELECT r.rolname, r.rolsuper OR r.rolbypassrls OR r.rolcreaterole, r.rolinherit,
+                      array(SELECT b.name FROM unnest(%s::text[]) b(name)
+                            WHERE to_regrole(b.name) IS NULL OR NOT pg_has_role(r.oid, to_regrole(b.name), 'MEMBER')),
+                      (SELECT pg_has_role(r.oid, n.nspowner, 'MEMBER') FROM pg_namespace n WHERE n.nspname = 'flux')
+               FROM pg_roles r WHERE r.rolname = session_user""",
+            (list(GATEWAY_MAY_BECOME),),
+        ).fetchall()
+    if powerful or owner:
+        raise RefusedError(
+            f"login {login} may do more than the HTTP API should: give it one of its own (`flux db roles`)"
+        )
+    if inherits:
+        raise RefusedError(f"login {login} inherits the rights of the API's roles: make it NOINHERIT (`flux db roles`)")
+    if lacks:
+        raise RefusedError(f"login {login} may not become {', '.join(lacks)}: {HINT}")
+
+
+def _make_login(connection: Connection[Any], login: str, password: str) -> None:
+    """The password goes over as its SCRAM verifier: a server that logs statements logs no password."""
+    verifier = connection.pgconn.encrypt_password(password.encode(), login.encode(), b"scram-sha-256").decode()
+    options = sql.SQL("LOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {}").format(sql.Literal(verifier))
+    exists = connection.execute("SELECT to_regrole(quote_ident(%s)) IS NOT NULL", (login,)).fetchone() == (True,)
+    try:
+        if exists:
+            _logger.warning(
+                "the API's login has a new password; another server that uses it has to be told", login=login
+            )
+            alter = sql.SQL("ALTER ROLE {} LOGIN NOINHERIT PASSWORD {}")
+            connection.execute(alter.format(sql.Identifier(login), sql.Literal(verifier)))
+        else:
+            connection.execute(sql.SQL("CREATE ROLE {} ").format(sql.Identifier(login)) + options)
+    except psycopg.errors.InsufficientPrivilege:
+        raise RefusedError(HINT) from None
+
+
+def _grant(connection: Connection[Any], login: str, database: str) -> None:
+    """What it needs besides; asked first, so that nothing is written where nothing is missing."""
+    user = sql.Identifier(login)
+    for attempt in range(1, _TRIES + 1):
+        try:
+            rows = connection.execute(
+                "SELECT name FROM unnest(%s::text[]) name WHERE NOT pg_has_role(%s, name, 'MEMBER')",
+                (list(GATEWAY_MAY_BECOME), login),
+            ).fetchall()
+            for (role,) in rows:
+                connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), user))
+            connection.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(sql.Identifier(database), user))
+            connection.execute(sql.SQL("GRANT USAGE ON SCHEMA flux TO {}").format(user))
+            connection.execute(sql.SQL("GRANT EXECUTE ON FUNCTION flux.check_key(uuid) TO {}").format(user))
+        except psycopg.errors.InsufficientPrivilege:
+            raise RefusedError(HINT) from None
+        except (psycopg.errors.UniqueViolation, psycopg.errors.InternalError):  # somebody grants the same now
+            if attempt == _TRIES:
+                raise
+        else:
+            return
+
+
+def _kept(file: Path) -> str | None:
+    try:
+        return file.read_text(encoding="ascii").strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def _keep(file: Path, password: str) -> None:
+    """Whole or not at all, and never readable by others, not even for a moment."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+        stream.write(password + "\n")
+    partial.replace(file)
+
+
+def _lets_in(dsn: str) -> bool:
+    try:
+        connect_sync(dsn, application_name="flux gateway").close()
+    except UnavailableError:
+        return False
+    return True
