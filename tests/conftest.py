@@ -18,7 +18,7 @@ import psycopg
 import pytest
 import structlog
 from psycopg import AsyncConnection, sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from flux.store.db import connect
 from flux.store.gateway import gateway_dsn as make_gateway_dsn
@@ -104,13 +104,9 @@ def home() -> Iterator[Path]:
 
 
 @pytest.fixture
-def gateway_dsn(dsn: str, admin_dsn: str, tmp_path: Path) -> Iterator[str]:
-    """The DSN of the HTTP API's login in the test's own database; it goes with the test."""
-    gateway = make_gateway_dsn(dsn, tmp_path)
-    yield gateway
-    login = str(conninfo_to_dict(gateway)["user"])
-    run_admin(dsn, "DROP OWNED BY {}", login)
-    run_admin(admin_dsn, "DROP ROLE {}", login)
+def gateway_dsn(dsn: str, tmp_path: Path) -> str:
+    """The DSN of the HTTP API's login in the test's own database."""
+    return make_gateway_dsn(dsn, tmp_path)
 
 
 @pytest.fixture
@@ -145,6 +141,7 @@ def fresh_database(admin_dsn: str, template: str) -> Iterator[str]:
         run_admin(make_conninfo(admin_dsn, dbname=name), "CREATE EXTENSION timescaledb")
     yield make_conninfo(admin_dsn, dbname=name)
     run_admin(admin_dsn, "DROP DATABASE {} WITH (FORCE)", name)
+    run_admin(admin_dsn, "DROP ROLE IF EXISTS {}", f"flux_gateway_{name}")  # the API's login, where a test had it made
 
 
 def run_admin(admin_dsn: str, statement: str, *names: str) -> None:

@@ -38,11 +38,8 @@ async def fleet(db: Conn) -> dict[str, UUID]:
         bess = devices[f"{site}-BESS"] = await add_device(db, f"{site}-BESS", "bess", site=site)
         for minute in range(0, 60, 5):
             at = NOON + timedelta(minutes=minute)
-            readings = [
-                meter_reading(meter, at, energy_imported_active=100.0 + minute),
-                bess_reading(bess, at, soe=50.0),
-            ]
-            await ingest(db, readings)
+            await ingest(db, [meter_reading(meter, at, energy_imported_active=100.0 + minute)])
+            await ingest(db, [bess_reading(bess, at, soe=50.0)])
     await rollups.refresh(db)
     return devices
 

@@ -1,6 +1,5 @@
 """The login by which ``flux serve`` reaches the database: it may do nothing but become one of the API's roles."""
 
-import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import structlog
 from psycopg import Connection, sql
 from psycopg.conninfo import make_conninfo
 
+from flux.config.private import create_private, read_private
 from flux.errors import RefusedError, UnavailableError
 from flux.store.db import connect_sync
 from flux.store.roles import GATEWAY_MAY_BECOME, HINT, missing_roles
@@ -34,12 +34,12 @@ def gateway_dsn(owner_dsn: str, home: Path, *, given: str | None = None) -> str:
             raise RefusedError(HINT)
         file = home / "api" / f"gateway-{quote(database, safe='')}"
         password = _kept(file)
-        dsn = make_conninfo(owner_dsn, user=login, password=password or "")
-        if password is None or not _lets_in(dsn):
-            password = password or secrets.token_urlsafe(32)
-            _keep(file, password)
+        while password is None:  # of two that begin at once, one writes it
+            create_private(file, secrets.token_urlsafe(32))
+            password = _kept(file)
+        dsn = make_conninfo(owner_dsn, user=login, password=password)
+        if not _lets_in(dsn):
             _make_login(connection, login, password)
-            dsn = make_conninfo(owner_dsn, user=login, password=password)
         _grant(connection, login, database)
     check_gateway(dsn)
     return dsn
@@ -109,19 +109,9 @@ def _grant(connection: Connection[Any], login: str, database: str) -> None:
 
 def _kept(file: Path) -> str | None:
     try:
-        return file.read_text(encoding="ascii").strip() or None
+        return read_private(file).strip() or None
     except FileNotFoundError:
         return None
-
-
-def _keep(file: Path, password: str) -> None:
-    """Whole or not at all, and never readable by others, not even for a moment."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-        stream.write(password + "\n")
-    partial.replace(file)
 
 
 def _lets_in(dsn: str) -> bool:

@@ -178,7 +178,7 @@ SERVER_ALSO = {
     "rollup_devices": "r", "rollup_changes": "ri", "time_series": "r", "storage": "r", "schema_version": "r",
     "schema_objects": "r", "template_metrics_source": "riud", "dropped_pieces": "r", "mg_meter_anchors": "r",
     "mg_bess_anchors": "r", "mg_meter_readings_judged": "r", "mg_meter_readings_kept": "r",
-    "rollup_meter_readings": "r", "rollup_bess_readings": "r",
+    "changes": "r", "change_log": "r", "rollup_meter_readings": "r", "rollup_bess_readings": "r",
 }  # fmt: skip
 """Tables that clients do not see and Flux's own functions need."""
 VIEWS_ALSO = ("rollup_devices",)
