@@ -22,7 +22,8 @@ from tests.edge.plant import Plant, running_plant
 
 from flux.devices import template as templates
 from flux.devices.simulator import LoadConfig, SimulatedSite
-from flux.edge.stops import StopFile, StopOrder
+from flux.edge.stops import StopFile
+from flux.registry.for_edges import StopOrder
 
 Begin = Callable[[Setup], AbstractAsyncContextManager[Loop]]
 MakeSite = Callable[..., SimulatedSite]

@@ -14,11 +14,11 @@ import async_solipsism
 from flux.control.feed import ControlFeed
 from flux.control.ledger import KeptDecision
 from flux.edge.alarms import Alarms
-from flux.edge.encoding import Recorded
-from flux.edge.link import LeaseAnswer, PushResult, RegistrySnapshot
+from flux.edge.link import JobAnswer, LeaseAnswer, PushResult, RegistrySnapshot
 from flux.edge.outbox import Outbox
 from flux.edge.outbox_file import Entry, OutboxFile
-from flux.model import BessReading, DeviceId, DeviceState, MeterReading, Reading, UnavailableError
+from flux.model import BessReading, DeviceId, DeviceState, Job, MeterReading, Reading, UnavailableError
+from flux.store.encoding import Recorded
 
 ResultT = TypeVar("ResultT")
 
@@ -163,6 +163,9 @@ class MemoryPlatform:
         self.registry_changed = asyncio.Event()
         self.feed = ControlFeed()
         self.feed_changed = asyncio.Event()
+        self.jobs: list[Job] = []
+        self.job_ordered = asyncio.Event()
+        self.job_answers: dict[UUID, JobAnswer] = {}
         self.clock_ahead = timedelta()
         self.clock: Callable[[], datetime] = FixedClock()
         self.in_flight = 0
@@ -239,6 +242,21 @@ class MemoryPlatform:
         self._check()
         if self.lease_of == holder:
             self.lease_of = None
+
+    async def take_job(self, holder: str, run: str, have: Sequence[UUID], timeout_s: float) -> Job | None:
+        self._check()
+        if not self.jobs:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self.job_ordered.wait()
+            self._check()
+        self.job_ordered.clear()
+        return self.jobs.pop(0) if self.jobs else None
+
+    async def finish_job(self, job_id: UUID, holder: str, run: str, answer: JobAnswer) -> bool:
+        self._check()
+        self.job_answers[job_id] = answer
+        return True
 
     async def close(self) -> None:
         pass

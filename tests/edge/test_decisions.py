@@ -20,8 +20,8 @@ from flux.edge.alarms import Alarms
 from flux.edge.build import build_controller
 from flux.edge.config import load_site_file
 from flux.edge.decisions import Decisions
-from flux.edge.encoding import Recorded
 from flux.model import DeviceId, InputError
+from flux.store.encoding import Recorded
 
 BESS = DeviceId(uuid5(NAMESPACE_DNS, "WLCE-BESS-01"))
 IDLE = PLAN[: PLAN.index("  modes:")] + "  modes: []\n"

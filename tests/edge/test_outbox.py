@@ -16,10 +16,10 @@ from tests.edge.fakes import FixedClock, SmallDisk, bess_reading, kept_decision,
 
 from flux.control.ledger import PlanText
 from flux.edge.alarms import Alarms
-from flux.edge.encoding import Recorded
 from flux.edge.outbox import Outbox
 from flux.edge.outbox_file import OutboxError, OutboxFile
 from flux.model import Reading
+from flux.store.encoding import Recorded
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ WRITER = """
 import asyncio, sys
 from pathlib import Path
 from flux.edge.alarms import Alarms
-from flux.edge.encoding import Recorded
+from flux.store.encoding import Recorded
 from flux.edge.outbox import Outbox
 from flux.edge.outbox_file import OutboxFile
 from flux.edge.ticks import system_clock

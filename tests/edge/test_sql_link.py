@@ -10,12 +10,12 @@ from psycopg import AsyncConnection
 from tests.edge.fakes import START, kept_decision
 
 from flux.control.ledger import PlanText
-from flux.edge.encoding import Recorded
 from flux.edge.link import PushResult
 from flux.edge.sql_link import SqlLink
 from flux.edge.ticks import system_clock
 from flux.model import Device, DeviceId, DeviceState, DeviceType, MeterReading, NotFoundError, UnavailableError
 from flux.registry import NewDevice, add_device, get_device
+from flux.store.encoding import Recorded
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from flux.edge.alarms import Alarms
 from flux.edge.learned import LearnedStore
 from flux.edge.lease import LEASE_FILE, ControlLease
 from flux.edge.link import RegistrySnapshot
-from flux.edge.stops import OtherMasterFile, StopFile, StopOrder
+from flux.edge.stops import OtherMasterFile, StopFile
 from flux.edge.switch import StopSwitch
 from flux.model import UnavailableError
+from flux.registry.for_edges import StopOrder
 
 ORDER = StopOrder("anna@site", "smoke", START)
 

@@ -12,6 +12,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 import flux
 from flux.api.access import Access
+from flux.api.edge import edge_router
 from flux.api.metrics import metrics_text
 from flux.api.tokens import TokenError, Verifier
 from flux.config import Settings
@@ -65,6 +66,7 @@ def create_app(dsn: str, settings: Settings, verifier: Verifier, *, clock: Calla
     app.add_exception_handler(OperationalError, _database_error)
     app.add_exception_handler(PoolTimeout, _database_error)
     _add_routes(app, clock)
+    app.include_router(edge_router())
     app.add_middleware(Access, verifier=verifier)
     return app
 

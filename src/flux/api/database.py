@@ -29,6 +29,10 @@ BEGIN_REQUEST = """
 """First statement of each request's transaction; raises ``invalid_authorization_specification`` for a revoked key."""
 
 
+BEGIN_SESSION = BEGIN_REQUEST.replace(", true)", ", false)")
+"""The same for a whole session."""
+
+
 def begin_parameters(
     identity: Identity, role: str | None = None, timeout_ms: int = DEFAULT_TIMEOUT_MS
 ) -> dict[str, Any]:
@@ -54,3 +58,26 @@ async def as_caller(
     async with pool.connection() as conn, conn.transaction():
         await conn.execute(BEGIN_REQUEST, begin_parameters(identity, role, timeout_ms))
         yield conn
+
+
+@asynccontextmanager
+async def session_as_caller(
+    pool: "AsyncConnectionPool[AsyncConnection[Any]]",
+    identity: Identity,
+    *,
+    role: str = SERVER_ROLE,
+    timeout_ms: int = DEFAULT_TIMEOUT_MS,
+) -> AsyncIterator[AsyncConnection[Any]]:
+    """Like :func:`as_caller`, for work that commits transactions of its own: the connection is not in one.
+
+    What the session became is undone before anybody else gets it; where that is not sure, the connection is closed.
+    """
+    async with pool.connection() as conn:
+        try:
+            await conn.execute(BEGIN_SESSION, begin_parameters(identity, role, timeout_ms))
+            yield conn
+            await conn.execute("RESET ROLE")
+            await conn.execute("RESET ALL")
+        except BaseException:
+            await conn.close()
+            raise

@@ -5,16 +5,19 @@ Devices, their addresses and their templates are in the platform's registry, not
 
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from flux.config import YamlDocument, load_yaml
 from flux.control.plan import ControllerPlan, load_plan, parse_plan
 from flux.errors import InputError
 from flux.model import Duration, SiteCode
 
+DEFAULT_KEY_ENV = "FLUX_EDGE_KEY"
 DEFAULT_DATABASE_URL_ENV = "FLUX_DATABASE_URL"
 _SHADOWS = "shadow_plans"
 DEFAULT_POLLING_INTERVAL = timedelta(seconds=60)
@@ -27,6 +30,13 @@ def _a_sane_interval(value: timedelta) -> timedelta:
 
 
 Interval = Annotated[Duration, AfterValidator(_a_sane_interval)]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _not_live(name: str) -> str:
@@ -45,11 +55,44 @@ class _Section(BaseModel):
 class PlatformConfig(_Section):
     """How the edge reaches its platform."""
 
-    link: Literal["sql"] = "sql"
-    """What carries readings and registry: ``sql``, straight to the platform's PostgreSQL."""
+    link: Literal["sql", "https"] = "sql"
+    """What carries readings and registry: ``sql``, straight to the platform's PostgreSQL, or ``https``, by its HTTP
+    API: for an edge that has a URL and a key of role edge."""
+    url: str | None = Field(default=None, max_length=500)
+    """``https``: where the platform's API is, like ``https://flux.example``. http:// only on this machine."""
+    key_env: str = Field(default=DEFAULT_KEY_ENV, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """``https``: name of the environment variable with the key; the key itself is never written into this file."""
+    key_file: Path | None = None
+    """``https``: a file with the key, readable by its owner only (mode 0600), in place of ``key_env``; relative to the
+    site file. It is read anew when the platform refuses the key."""
+    ca_file: Path | None = None
+    """``https``: PEM of the authorities to trust in place of the system's; relative to the site file."""
     database_url_env: str = Field(default=DEFAULT_DATABASE_URL_ENV, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """Name of the environment variable that holds the database's URL; the URL itself, with its password, is never
     written into this file. Where ``FLUX_DATABASE_URL`` is not set, the embedded database of ``FLUX_HOME`` is used."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_safe(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("https", "http") or not parts.hostname:
+            raise ValueError("write it like https://flux.example")
+        if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+            raise ValueError("only scheme, host, port and path; the key goes into key_env or key_file")
+        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+            raise ValueError("http:// would send key and readings in the clear; use https://")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _of_its_link(self) -> Self:
+        if self.link == "https" and self.url is None:
+            raise ValueError("link https needs url, like https://flux.example")
+        given = [name for name in ("url", "key_file", "ca_file") if getattr(self, name) is not None]
+        if self.link == "sql" and given:
+            raise ValueError(f"{given[0]} is for link: https")
+        return self
 
 
 class RecordingConfig(_Section):
@@ -120,9 +163,13 @@ class SiteFile:
             return home / "edge" / self.config.site
         return self.path.parent / self.config.state_dir
 
+    def beside(self, path: Path | None) -> Path | None:
+        """A path that the site file names, which is relative to it."""
+        return None if path is None else self.path.parent / path
+
     @property
     def templates_dir(self) -> Path | None:
-        return None if self.config.templates_dir is None else self.path.parent / self.config.templates_dir
+        return self.beside(self.config.templates_dir)
 
 
 def load_site_file(path: Path) -> SiteFile:

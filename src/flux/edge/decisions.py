@@ -17,8 +17,8 @@ from flux.control.ledger import LIVE, BatteryCommand, Fault, KeptDecision, is_ne
 from flux.control.plan import ControllerPlan
 from flux.control.state import CycleState, Memory
 from flux.edge.alarms import Alarms
-from flux.edge.encoding import Recorded
 from flux.model import DeviceId
+from flux.store.encoding import Recorded
 
 _logger = structlog.get_logger(__name__)
 

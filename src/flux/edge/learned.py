@@ -4,7 +4,6 @@ import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,9 +11,7 @@ import structlog
 
 from flux.control.feed import ControlFeed
 from flux.edge.link import RegistrySnapshot
-from flux.edge.stops import StopOrder
 from flux.edge.ticks import Clock
-from flux.model import Device, DeviceType, parse_metadata
 
 _logger = structlog.get_logger(__name__)
 
@@ -34,11 +31,11 @@ class LearnedStore:
 
     def save_registry(self, snapshot: RegistrySnapshot) -> None:
         """Remember ``snapshot`` in place of the one before; OSError or sqlite3.Error when the disk refuses."""
-        self._save(_REGISTRY, _to_json(snapshot))
+        self._save(_REGISTRY, snapshot.to_json())
 
     def load_registry(self) -> RegistrySnapshot | None:
         """What was saved last; None when there is nothing, or nothing that can be read (which is logged)."""
-        return self._load(_REGISTRY, _from_json)
+        return self._load(_REGISTRY, RegistrySnapshot.from_json)
 
     def save_feed(self, feed: ControlFeed) -> None:
         """As :meth:`save_registry`, for what the platform tells the controller."""
@@ -87,37 +84,3 @@ def _feed_from_json(body: dict[str, Any]) -> ControlFeed | None:
     except ValueError as error:  # the platform tells it again; what is known of the registry stays
         _logger.warning("what was learned of market and dispatch can't be read", error=str(error))
         return None
-
-
-def _to_json(snapshot: RegistrySnapshot) -> dict[str, Any]:
-    devices = [device.model_dump(mode="json") for device in snapshot.devices]
-    stop, resumed_at = snapshot.stop, snapshot.resumed_at
-    return {
-        "devices": devices,
-        "templates": dict(snapshot.templates),
-        "stop": None if stop is None else [stop.actor, stop.reason, _text(stop.since)],
-        "resumed_at": _text(resumed_at),
-    }
-
-
-def _text(time: datetime | None) -> str | None:
-    return None if time is None else time.isoformat()
-
-
-def _time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
-
-
-def _stop(body: Any) -> StopOrder | None:
-    return None if body is None else StopOrder(body[0], body[1], _time(body[2]))
-
-
-def _from_json(body: dict[str, Any]) -> RegistrySnapshot:
-    devices = tuple(_device(row) for row in body["devices"])
-    stop, resumed_at = _stop(body.get("stop")), _time(body.get("resumed_at"))  # not in older files
-    return RegistrySnapshot(devices, body["templates"], stop, resumed_at)
-
-
-def _device(row: dict[str, Any]) -> Device:
-    metadata = parse_metadata(DeviceType(row["type"]), row["metadata"], row["name"])
-    return Device.model_validate({**row, "metadata": metadata})

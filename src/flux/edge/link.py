@@ -1,40 +1,25 @@
 """What the edge needs of the platform: one small interface, whatever carries it.
 
 Every call raises UnavailableError when the platform is away; nothing else is expected of it. `sql_link` speaks to the
-platform's database directly; one over HTTPS can take its place.
+platform's database directly, `https_link` to its HTTP API.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
+from uuid import UUID
 
 from flux.control.feed import ControlFeed
-from flux.edge.encoding import Recorded
-from flux.edge.stops import StopOrder
-from flux.model import Device, DeviceId, DeviceState
+from flux.model import DeviceId, DeviceState, Job, UnavailableError
+from flux.registry.for_edges import PushResult, RegistrySnapshot
+from flux.store.encoding import Recorded
+
+__all__ = ["JobAnswer", "KeyRefusedError", "LeaseAnswer", "PlatformLink", "PushResult", "RegistrySnapshot"]
 
 
-@dataclass(frozen=True, slots=True)
-class PushResult:
-    """What became of a batch that the platform has committed; ``rejected`` rows are kept there with their reasons."""
-
-    stored: int = 0
-    duplicates: int = 0
-    rejected: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RegistrySnapshot:
-    """The devices of one site, and those of the templates they name that the platform has: name → YAML.
-
-    ``stop`` is the platform's `flux control stop` in force; ``resumed_at`` when the site was last resumed there.
-    """
-
-    devices: tuple[Device, ...] = ()
-    templates: Mapping[str, str] = field(default_factory=dict)
-    stop: StopOrder | None = None
-    resumed_at: datetime | None = None
+class KeyRefusedError(UnavailableError):
+    """The platform answers, and does not let this edge in: its key is wrong, has expired or was revoked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +30,14 @@ class LeaseAnswer:
     holder: str
     host: str
     token: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobAnswer:
+    """What became of a job: ``error`` why it failed, else ``result`` (as JSON can hold it)."""
+
+    result: Any = None
+    error: str | None = None
 
 
 class PlatformLink(Protocol):
@@ -87,6 +80,17 @@ class PlatformLink(Protocol):
 
     async def release_lease(self, holder: str) -> None:
         """Give the control lease back."""
+        ...
+
+    async def take_job(self, holder: str, run: str, have: Sequence[UUID], timeout_s: float) -> Job | None:
+        """A job of the site that is now this edge's, as soon as there is one; None after ``timeout_s`` without.
+
+        ``run`` names this run of the edge ``holder``, ``have`` are the jobs that it knows it has.
+        """
+        ...
+
+    async def finish_job(self, job_id: UUID, holder: str, run: str, answer: JobAnswer) -> bool:
+        """Say what became of a job; False: the platform has given it up meanwhile. Again is free."""
         ...
 
     async def close(self) -> None:

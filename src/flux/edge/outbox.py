@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import structlog
 
 from flux.edge.alarms import Alarms
-from flux.edge.encoding import Recorded
 from flux.edge.outbox_file import Entry, OutboxCorruptError, OutboxError, OutboxFile
+from flux.store.encoding import Recorded
 
 _logger = structlog.get_logger(__name__)
 ResultT = TypeVar("ResultT")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import structlog
 
-from flux.edge.encoding import Layout, RecordCodec, Recorded, current_layouts
 from flux.edge.ticks import Clock
 from flux.model import UnavailableError
+from flux.store.encoding import Layout, RecordCodec, Recorded, current_layouts
 
 _logger = structlog.get_logger(__name__)
 

@@ -14,11 +14,11 @@ from itertools import islice
 import structlog
 
 from flux.edge.alarms import Alarms
-from flux.edge.encoding import Recorded
 from flux.edge.outbox import Outbox
 from flux.edge.outbox_file import Entry, OutboxError
 from flux.edge.ticks import Sleep
 from flux.model import Reading
+from flux.store.encoding import Recorded
 
 _logger = structlog.get_logger(__name__)
 

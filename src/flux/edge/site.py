@@ -25,7 +25,6 @@ from flux.edge.config import DEFAULT_POLLING_INTERVAL, RecordingConfig, SiteConf
 from flux.edge.control_loop import ControlLoop, SiteController
 from flux.edge.controlled import ControlledBattery
 from flux.edge.decisions import SHADOW_ALARM, Decisions
-from flux.edge.encoding import Recorded
 from flux.edge.link import RegistrySnapshot
 from flux.edge.newest import NewestPolls
 from flux.edge.plan_check import Problem, problems_of_plan, sort_devices
@@ -33,6 +32,7 @@ from flux.edge.poller import DevicePoller
 from flux.edge.templates import TemplateShelf
 from flux.edge.ticks import Clock, Sleep
 from flux.model import Device, DeviceError, DeviceState
+from flux.store.encoding import Recorded
 
 _logger = structlog.get_logger(__name__)
 

@@ -5,30 +5,27 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from psycopg import AsyncConnection
 
 from flux.control.feed import ControlFeed
-from flux.control.ledger import KeptDecision, PlanText
-from flux.edge.encoding import Recorded
-from flux.edge.link import LeaseAnswer, PushResult, RegistrySnapshot
+from flux.edge.link import JobAnswer, LeaseAnswer, PushResult, RegistrySnapshot
 from flux.edge.sql_listener import Listener
-from flux.edge.stops import StopOrder
-from flux.model import Device, DeviceId, DeviceState, FluxError, HealthRecord, Reading, UnavailableError
-from flux.registry import list_devices, set_state
-from flux.store import ownership
+from flux.model import DeviceId, DeviceState, FluxError, Job, UnavailableError
+from flux.registry import set_state
+from flux.registry.for_edges import registry_snapshot, store_records
+from flux.store import jobs, ownership
 from flux.store.control_feed import read_feed
 from flux.store.db import connect
-from flux.store.decisions import store_decisions
-from flux.store.health import store_health
-from flux.store.ingest import ingest
+from flux.store.encoding import Recorded
 
 _ANSWER_TIMEOUT_S = 30.0
 
 
 class SqlLink:
-    """PlatformLink over psycopg: one connection for work, two that listen; all are opened when needed.
+    """PlatformLink over psycopg: one connection for work, three that listen; all are opened when needed.
 
     ``dsn`` is asked for the connection string each time, since an embedded server changes it when it restarts.
     """
@@ -41,28 +38,15 @@ class SqlLink:
         self._name = f"flux edge {site}"
         self._registry = Listener("flux_registry", dsn, f"{self._name} listener")
         self._control = Listener("flux_control", dsn, f"{self._name} control listener")
+        self._jobs = Listener("flux_jobs", dsn, f"{self._name} job listener")
 
     async def push(self, records: Sequence[Recorded]) -> PushResult:
-        decisions = [record for record in records if isinstance(record, KeptDecision)]
-        plans = [record for record in records if isinstance(record, PlanText)]
-        health = [record for record in records if isinstance(record, HealthRecord)]
-        readings = [record for record in records if isinstance(record, Reading)]
         async with self._connection() as conn:
-            result = await ingest(conn, readings)
-            if decisions or plans:
-                result += await store_decisions(conn, decisions, plans)
-            if health:
-                result += await store_health(conn, health)
-        return PushResult(result.stored, result.duplicates, result.rejected)
+            return await store_records(conn, records)
 
     async def registry(self) -> RegistrySnapshot:
         async with self._connection() as conn:
-            devices = await list_devices(conn, site=self._site)
-            templates = await _templates(conn, devices)
-            stop = await ownership.stop_in_force(conn, self._site)
-            resumed_at = await ownership.last_resumed_at(conn, self._site)
-        order = None if stop is None else StopOrder(stop.actor, stop.reason, stop.stopped_at)
-        return RegistrySnapshot(tuple(devices), templates, order, resumed_at)
+            return await registry_snapshot(conn, self._site)
 
     async def wait_for_registry_change(self, timeout_s: float) -> bool:
         return await self._registry.wait(timeout_s)
@@ -98,8 +82,24 @@ class SqlLink:
         async with self._connection() as conn:
             await ownership.release_lease(conn, self._site, holder=holder)
 
+    async def take_job(self, holder: str, run: str, have: Sequence[UUID], timeout_s: float) -> Job | None:
+        if (job := await self._take_job(holder, run, have)) is not None:
+            return job
+        return await self._take_job(holder, run, have) if await self._jobs.wait(timeout_s) else None
+
+    async def _take_job(self, holder: str, run: str, have: Sequence[UUID]) -> Job | None:
+        async with self._connection() as conn:
+            return await jobs.take_job(conn, self._site, holder=holder, run=run, have=have)
+
+    async def finish_job(self, job_id: UUID, holder: str, run: str, answer: JobAnswer) -> bool:
+        async with self._connection() as conn:
+            return await jobs.finish_job(
+                conn, job_id, site=self._site, holder=holder, run=run, result=answer.result, error=answer.error
+            )
+
     async def close(self) -> None:
         await self._drop_work()
+        await self._jobs.close()
         await self._registry.close()
         await self._control.close()
 
@@ -128,12 +128,6 @@ class SqlLink:
         if self._work is not None:
             conn, self._work = self._work, None
             await conn.close()
-
-
-async def _templates(conn: AsyncConnection[Any], devices: Sequence[Device]) -> dict[str, str]:
-    names = list({name for device in devices if (name := device.metadata.template_name) is not None})
-    cursor = await conn.execute("SELECT name, body FROM flux.device_templates WHERE name = ANY(%s)", (names,))
-    return dict(await cursor.fetchall())
 
 
 def _one_line(error: psycopg.Error) -> str:

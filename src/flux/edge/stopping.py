@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from flux.edge.status import STATUS_FILE
-from flux.edge.stops import OtherMasterFile, StopFile, StopOrder
+from flux.edge.stops import OtherMasterFile, StopFile
 from flux.edge.ticks import Clock, Sleep, system_clock
 from flux.model import InputError, UnavailableError
+from flux.registry.for_edges import StopOrder
 from flux.store import ownership
 from flux.store.db import connect
 

@@ -5,25 +5,14 @@ be read stops as well.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
+from flux.registry.for_edges import StopOrder
+
 STOP_FILE = "stop.json"
 OTHER_MASTER_FILE = "other_master.json"
-
-
-@dataclass(frozen=True, slots=True)
-class StopOrder:
-    """Somebody stopped the site; ``since`` is aware UTC."""
-
-    actor: str
-    reason: str
-    since: datetime | None = None
-
-    def __str__(self) -> str:
-        why = f": {self.reason}" if self.reason else ""
-        return f"the site was stopped by {self.actor}{why}; `flux control resume` ends it"
 
 
 class StopFile:

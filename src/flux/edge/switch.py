@@ -13,9 +13,10 @@ import structlog
 from flux.edge.alarms import Alarms
 from flux.edge.controlled import ControlledBattery
 from flux.edge.link import PlatformLink, RegistrySnapshot
-from flux.edge.stops import OtherMasterFile, StopFile, StopOrder
+from flux.edge.stops import OtherMasterFile, StopFile
 from flux.edge.ticks import Sleep
 from flux.model import UnavailableError
+from flux.registry.for_edges import StopOrder
 
 _logger = structlog.get_logger(__name__)
 

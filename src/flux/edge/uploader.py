@@ -12,7 +12,7 @@ from time import monotonic
 import structlog
 
 from flux.edge.alarms import Alarms
-from flux.edge.link import PlatformLink, PushResult
+from flux.edge.link import KeyRefusedError, PlatformLink, PushResult
 from flux.edge.recorder import Recorder
 from flux.edge.ticks import Sleep
 from flux.model import UnavailableError
@@ -94,6 +94,7 @@ class Uploader:
     def _sent(self, result: PushResult, size: int, took_s: float) -> None:
         self._failures = 0
         self._alarms.clear("platform_away")
+        self._alarms.clear("platform_key")
         self.sent = PushResult(
             self.sent.stored + result.stored,
             self.sent.duplicates + result.duplicates,
@@ -107,7 +108,11 @@ class Uploader:
             self._batch_size = min(self._largest_batch, self._batch_size * 2)
 
     def _back_off(self, error: UnavailableError) -> float:
-        self._alarms.set("platform_away", f"{error}; {self._recorder.depth} readings wait")
+        refused = isinstance(error, KeyRefusedError)
+        self._alarms.clear("platform_away" if refused else "platform_key")
+        self._alarms.set(
+            "platform_key" if refused else "platform_away", f"{error}; {self._recorder.depth} readings wait"
+        )
         self._batch_size = max(min(_SMALLEST_BATCH, self._largest_batch), self._batch_size // 2)
         delay_s = min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2.0 ** min(self._failures, 10))
         self._failures += 1

@@ -11,9 +11,9 @@ from flux.control.ledger import LIVE, BatteryCommand, KeptDecision, PlanText
 from flux.control.plan import ControllerPlan
 from flux.control.state import CycleState
 from flux.edge.decisions import PlanLedger
-from flux.edge.encoding import Recorded
 from flux.model import Device, DeviceId
 from flux.store.decisions import store_decisions
+from flux.store.encoding import Recorded
 
 
 class BackfillLedger:

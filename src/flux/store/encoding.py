@@ -21,7 +21,7 @@ from flux.model import BessReading, DeviceId, HealthRecord, HealthStatus, MeterR
 _HEADER = struct.Struct("<H16sqQ")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_CLASSES: Mapping[str, type[Reading]] = {"bess": BessReading, "meter": MeterReading}
+READING_CLASSES: Mapping[str, type[Reading]] = {"bess": BessReading, "meter": MeterReading}
 _DOCUMENT = struct.pack("<H", 0)  # SQLite numbers layouts from 1
 
 Document = KeptDecision | PlanText | HealthRecord
@@ -47,7 +47,7 @@ class Layout:
 
 def current_layouts() -> tuple[Layout, ...]:
     """What this version writes."""
-    return tuple(Layout(kind, tuple(m.name for m in metrics_of(cls))) for kind, cls in _CLASSES.items())
+    return tuple(Layout(kind, tuple(m.name for m in metrics_of(cls))) for kind, cls in READING_CLASSES.items())
 
 
 class RecordCodec:
@@ -56,7 +56,7 @@ class RecordCodec:
     def __init__(self, layouts: Mapping[int, Layout]) -> None:
         numbers = {layout: number for number, layout in layouts.items()}
         self._write = {
-            _CLASSES[layout.kind]: (numbers[layout], layout.metrics)
+            READING_CLASSES[layout.kind]: (numbers[layout], layout.metrics)
             for layout in current_layouts()
             if layout in numbers
         }
@@ -125,9 +125,13 @@ def _health_from_json(body: Mapping[str, Any]) -> HealthRecord:
 
 
 def _record(data: bytes) -> Document:
+    """ValueError for what is no document."""
+    return document_from_json(json.loads(data))
+
+
+def document_from_json(body: Any) -> Document:
     """ValueError for what is no document; a field that this version does not have is left out."""
     try:
-        body = json.loads(data)
         if body["kind"] == "health":
             return _health_from_json(body)
         return kept_from_json(body) if body["kind"] == "decision" else _plan_text(body)
@@ -145,7 +149,7 @@ class _Reader:
     """Builds readings from values written with one layout."""
 
     def __init__(self, layout: Layout) -> None:
-        self._class = _CLASSES[layout.kind]
+        self._class = READING_CLASSES[layout.kind]
         known = {metric.name: metric.kind for metric in metrics_of(self._class)}
         # a metric that this version no longer has is left out
         self._metrics = [(name if name in known else None, known.get(name)) for name in layout.metrics]

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tests.edge.fakes import BESS, START, kept_decision, meter_reading
 
 from flux.control.ledger import PlanText
-from flux.edge.encoding import Layout, RecordCodec, current_layouts
 from flux.model import (
     BESS_METRICS,
     METER_METRICS,
@@ -24,6 +23,7 @@ from flux.model import (
     MetricKind,
     Reading,
 )
+from flux.store.encoding import Layout, RecordCodec, current_layouts
 
 CODEC = RecordCodec(dict(enumerate(current_layouts(), start=1)))
 
