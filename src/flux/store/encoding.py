@@ -126,7 +126,11 @@ def _health_from_json(body: Mapping[str, Any]) -> HealthRecord:
 
 def _record(data: bytes) -> Document:
     """ValueError for what is no document."""
-    return document_from_json(json.loads(data))
+    try:
+        body = json.loads(data)
+    except ValueError as error:
+        raise ValueError(f"not a document of the outbox: {error}") from error
+    return document_from_json(body)
 
 
 def document_from_json(body: Any) -> Document:

@@ -1,7 +1,7 @@
 """The routes of ``/edge/v1``: what an edge asks of its platform, each as one request.
 
 Following (registry, control, jobs) is a long-poll by cursor: an answer comes at once when there is something newer than
-``after``, else as soon as there is, else 204 after ``wait`` seconds.
+``after``, else as soon as there is, else 204 after ``wait`` seconds; without ``wait`` it is as of now.
 """
 
 import asyncio
@@ -196,7 +196,7 @@ async def _follow(
     changes, deadline = _changes(request), _now() + wait_s
     while True:
         seen = changes.version(topic, caller.site)
-        if changes.unchanged(topic, caller.site, after):
+        if wait_s and changes.unchanged(topic, caller.site, after):
             async with _server(request, caller):
                 pass  # a key that was revoked is refused, though nothing needs to be read
         else:
