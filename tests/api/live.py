@@ -27,6 +27,7 @@ from flux.api.identity import Role
 from flux.api.serving import make_server
 from flux.api.tokens import Verifier, issue_token
 from flux.config import Settings
+from flux.store.gateway import gateway_dsn
 
 SECRET = b"the secret of the live server in tests, long enough"
 
@@ -75,18 +76,23 @@ def key(role: str = "service", sites: Iterable[str] | None = None, **claims: Any
 def live_server_on(
     dsn: str, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC), **settings: Any
 ) -> Iterator[LiveServer]:
-    """A server on the database of ``dsn``, a superuser's; ``settings`` are fields of :class:`flux.config.Settings`."""
+    """A server on the database of ``dsn``, a superuser's; ``settings`` are fields of :class:`flux.config.Settings`.
+
+    Requests are not limited unless ``rate_…`` says so: a suite asks more than any client.
+    """
     with TemporaryDirectory(prefix="flux-live-") as folder:
-        given = {"home": Path(folder), "jwt_secret": SecretStr(SECRET.decode()), **settings}
+        unlimited = {f"rate_{role.value}": "off" for role in Role}
+        given = {
+            **unlimited,
+            "access_log": False,
+            "home": Path(folder),
+            "jwt_secret": SecretStr(SECRET.decode()),
+            **settings,
+        }
         chosen = Settings(**given)
-        app = create_app(as_gateway(dsn), chosen, Verifier([SECRET], clock), clock=clock)
+        app = create_app(gateway_dsn(dsn, chosen.home), chosen, Verifier([SECRET], clock), clock=clock)
         with socket.create_server(("127.0.0.1", 0)) as listening, _running(make_server(app), listening):
             yield LiveServer(f"http://127.0.0.1:{listening.getsockname()[1]}", dsn, app)
-
-
-def as_gateway(dsn: str) -> str:
-    """The DSN that the server logs in with."""
-    return dsn
 
 
 @contextmanager

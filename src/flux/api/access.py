@@ -11,13 +11,17 @@ from urllib.parse import parse_qsl, unquote_plus
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flux.api.answers import refuse
-from flux.api.identity import set_identity
+from flux.api.answers import refuse, with_headers
+from flux.api.identity import Identity, set_identity
+from flux.api.limits import Limiter, TooManySocketsError, headers_of
 from flux.api.tokens import TokenError, Verifier
 
 WITHOUT_KEY = ("/healthz", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/redoc")
 SIGNED_OTHERWISE = "/v1/webhooks/"
 """What comes here is signed by its sender; see :mod:`flux.api.webhooks`."""
+UNLIMITED = ("/healthz",)
+"""Asked by load balancers, as often as they like."""
+_SOCKET_RETRY_S = 10
 _PARAMETER = "apikey"
 _CHALLENGE = b'Bearer realm="flux"'
 
@@ -35,30 +39,55 @@ class Sent:
 
 
 class Access:
-    """ASGI middleware: notes the identity of each caller; 401 for all others."""
+    """ASGI middleware: notes who calls, and answers who has no valid key, or asks too much."""
 
-    def __init__(self, app: ASGIApp, verifier: Verifier) -> None:
+    def __init__(self, app: ASGIApp, verifier: Verifier, limiter: Limiter) -> None:
         self._app = app
         self._verifier = verifier
+        self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         in_url = take_from_url(scope)
-        if is_open(scope["path"]):
+        if scope["path"] in UNLIMITED:
             await self._app(scope, receive, send)
             return
-        try:
-            await self._identify(scope, in_url)
-        except TokenError as error:
-            await _unauthorised(scope, send, str(error), b', error="invalid_token"', "PGRST301")
-        except _NoKeyError as error:
-            await _unauthorised(scope, send, str(error), b"", "PGRST302")
-        else:
-            await self._app(scope, receive, send)
+        refusal, identity = None, None
+        if not is_open(scope["path"]):
+            try:
+                identity = await self._identify(scope, in_url)
+            except TokenError as error:
+                refusal = _Refusal(str(error), "PGRST301", b', error="invalid_token"')
+            except _NoKeyError as error:
+                refusal = _Refusal(str(error), "PGRST302")
+        await self._within_limits(scope, receive, send, identity, refusal)
 
-    async def _identify(self, scope: Scope, in_url: str | None) -> None:
+    async def _within_limits(
+        self, scope: Scope, receive: Receive, send: Send, identity: Identity | None, refusal: "_Refusal | None"
+    ) -> None:
+        standing = self._limiter.take(scope, identity)
+        told = headers_of(standing) if standing is not None else []
+        if standing is not None and not standing.allowed:
+            message = f"too many requests; come back in {standing.retry_in_s} s"
+            await refuse(scope, receive, send, 429, message, headers=told)
+        elif refusal is not None:
+            told.append((b"www-authenticate", _CHALLENGE + refusal.challenge))
+            await refuse(scope, receive, send, 401, refusal.message, code=refusal.code, headers=told)
+        elif scope["type"] == "http":
+            await self._app(scope, receive, with_headers(send, told))
+        else:
+            await self._socket(scope, receive, with_headers(send, told), identity)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send, identity: Identity | None) -> None:
+        try:
+            with self._limiter.socket(scope, identity):
+                await self._app(scope, receive, send)
+        except TooManySocketsError as error:
+            await refuse(scope, receive, send, 429, str(error), headers=[(b"retry-after", b"%d" % _SOCKET_RETRY_S)])
+
+    async def _identify(self, scope: Scope, in_url: str | None) -> Identity:
         sent = keys_of(scope["headers"])
         if scope["type"] == "websocket" and not sent.any:
             sent = Sent(None, in_url)
@@ -68,15 +97,20 @@ class Access:
         if token is None:
             where = "; a key in the URL counts on sockets alone" if in_url is not None else ""
             raise _NoKeyError(f"no key: send one as `apikey` or `Authorization: Bearer`{where}")
-        set_identity(scope, await self._verifier.verify(token))
+        identity = await self._verifier.verify(token)
+        set_identity(scope, identity)
+        return identity
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    message: str
+    code: str
+    challenge: bytes = b""
 
 
 class _NoKeyError(Exception):
     """Nobody said who they are."""
-
-
-async def _unauthorised(scope: Scope, send: Send, message: str, why: bytes, code: str) -> None:
-    await refuse(scope, send, 401, message, code=code, headers=[(b"www-authenticate", _CHALLENGE + why)])
 
 
 def is_open(path: str) -> bool:

@@ -3,18 +3,25 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Query, Request
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse
 from psycopg import AsyncConnection, DataError, OperationalError
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 import flux
 from flux.api.access import Access
+from flux.api.database import SERVER_ROLE, as_caller
 from flux.api.edge import edge_router
+from flux.api.identity import identity_of
+from flux.api.limits import Limiter, Limits
 from flux.api.metrics import metrics_text
+from flux.api.observed import Observed
 from flux.api.tokens import TokenError, Verifier
+from flux.api.uploads import Uploads
 from flux.config import Settings
 from flux.errors import ConflictError, FluxError, InputError, NotFoundError, RefusedError, UnavailableError
 from flux.model import Device, DeviceState, DeviceType
@@ -31,13 +38,24 @@ _HTTP_STATUS: dict[type[FluxError], int] = {
     RefusedError: 403,
     UnavailableError: 503,
 }
+_FOR_PAGES = (
+    "Content-Range",
+    "Content-Location",
+    "Location",
+    "Preference-Applied",
+    "Retry-After",
+    "X-RateLimit-Limit",
+    "X-RateLimit-Remaining",
+    "X-RateLimit-Reset",
+    "X-Request-Id",
+)
+"""Headers of answers that a browser lets a page of another origin see."""
 _MAX_ROWS = 10_000
 _LONGEST_SPAN = {"5m": timedelta(days=32), "30m": timedelta(days=370), "1h": timedelta(days=3660)}
 
 
 async def _connection(request: Request) -> AsyncIterator[AsyncConnection[Any]]:
-    pool: AsyncConnectionPool[AsyncConnection[Any]] = request.app.state.pool
-    async with pool.connection() as conn:
+    async with as_caller(request.app.state.pool, identity_of(request.scope), role=SERVER_ROLE) as conn:
         yield conn
 
 
@@ -67,8 +85,26 @@ def create_app(dsn: str, settings: Settings, verifier: Verifier, *, clock: Calla
     app.add_exception_handler(PoolTimeout, _database_error)
     _add_routes(app, clock)
     app.include_router(edge_router())
-    app.add_middleware(Access, verifier=verifier)
+    _guard(app, settings, verifier)
     return app
+
+
+def _guard(app: FastAPI, settings: Settings, verifier: Verifier) -> None:
+    """What stands before every endpoint; the last one added is the first that a request meets."""
+    limits = Limits.from_settings(settings)
+    app.add_middleware(Uploads, most_bytes=limits.body_bytes, monotonic=monotonic)
+    app.add_middleware(Access, verifier=verifier, limiter=Limiter(limits, monotonic))
+    origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"],
+            allow_headers=["*"],  # keys come in headers that pages set themselves, never in cookies
+            expose_headers=_FOR_PAGES,
+            max_age=3600,
+        )
+    app.add_middleware(Observed, monotonic=monotonic, log=settings.access_log)
 
 
 def _mount_rooms(app: FastAPI) -> None:
@@ -80,8 +116,10 @@ def _mount_rooms(app: FastAPI) -> None:
 
 def _add_routes(app: FastAPI, clock: Callable[[], datetime]) -> None:
     @app.get("/healthz", summary="Whether the server and its database answer")
-    async def health(conn: Connection) -> dict[str, str]:
-        await conn.execute("SELECT 1")
+    async def health(request: Request) -> dict[str, str]:
+        pool: AsyncConnectionPool[AsyncConnection[Any]] = request.app.state.pool
+        async with pool.connection() as conn:
+            await conn.execute("SELECT 1")
         return {"status": "ok", "version": flux.__version__}
 
     @app.get("/metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
