@@ -72,7 +72,7 @@ def create_app(dsn: str, settings: Settings, verifier: Verifier, *, clock: Calla
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_pool(dsn, application_name="flux serve", max_size=8, timeout_s=5) as pool:
+        async with open_pool(dsn, application_name="flux serve", max_size=8, timeout_s=3) as pool:
             app.state.pool = pool
             _mount_rooms(app)
             yield
