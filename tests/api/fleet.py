@@ -75,8 +75,9 @@ async def _add_health_and_groups(db: AsyncConnection[Any]) -> None:
         {"noon": NOON},
     )
     await db.execute(
-        """INSERT INTO flux.device_groups (name, metadata) VALUES
-           ('WLCE batteries', '{"purpose": "peak"}'), ('HMCE CANARY', '{"purpose": "CANARY"}'), ('both sites', '{}')"""
+        """INSERT INTO flux.device_groups (name, site, metadata) VALUES
+           ('WLCE batteries', 'WLCE', '{"purpose": "peak"}'), ('HMCE CANARY', 'HMCE', '{"purpose": "CANARY"}'),
+           ('both sites', 'ALL', '{}')"""
     )
     await db.execute(
         """INSERT INTO flux.device_group_members (group_id, device_id, role, priority)
