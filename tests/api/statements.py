@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,12 @@ import pytest
 _ENTRY = re.compile(r"^\d{4}-\d\d-\d\d [\d:.]+ UTC \[\d+\] (?P<app>.*?) ?(?P<kind>[A-Z]+\d?):  (?P<text>.*)", re.DOTALL)
 _BEGIN = re.compile(r"^(?=\d{4}-\d\d-\d\d [\d:.]+ UTC \[\d+\] )", re.MULTILINE)
 _SAID = re.compile(r"^(?:statement|execute [^:]*): (.*)", re.DOTALL)
+_QUOTED_NAME = re.compile(r'"(?:[^"]|"")*"')
+
+
+def unmeant(statements: Iterable[str], mark: str) -> list[str]:
+    """Those in which ``mark``, a caller's text, stands where it is not a quoted name."""
+    return [text for text in statements if mark in _QUOTED_NAME.sub("", text)]
 
 
 class StatementLog:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,13 +14,12 @@ from tests.api.fleet import CANARY, fill_fleet
 from tests.api.fuzzing import MARK, Wild, Wilderness
 from tests.api.live import LiveServer, live_server_on
 from tests.api.raw_http import RawConnection
-from tests.api.statements import StatementLog, every_statement
+from tests.api.statements import StatementLog, every_statement, unmeant
 
 CALLERS = (("authenticated", 6), ("operator", 2), ("service", 3), ("edge", 1), ("anon", 1))
 """Roles, each with keys of site WLCE, and how many of the requests are theirs."""
 CONNECTIONS = 4
 SLOWEST_S = 20.0
-_QUOTED_NAME = re.compile(r'"(?:[^"]|"")*"')
 _ERROR_KEYS = {"code", "message", "details", "hint"}
 
 
@@ -110,11 +108,6 @@ def _wrong(status: int, headers: Mapping[str, str], body: bytes) -> str | None:
     return None
 
 
-def _unmeant(statements: Sequence[str]) -> list[str]:
-    """Statements in which a caller's text stands where it is not a quoted name."""
-    return [text for text in statements if MARK in _QUOTED_NAME.sub("", text)]
-
-
 def _fuzz(dsn: str, rounds: int, batch: int, seed: int) -> None:
     with watched_server(dsn) as (server, log):
         wilderness = _wilderness(dsn, seed)
@@ -129,7 +122,7 @@ def _fuzz(dsn: str, rounds: int, batch: int, seed: int) -> None:
             assert not wrong, f"{len(wrong)} of {batch}:\n" + "\n".join(wrong[:10])
             statements = log.statements()
             log.forget()
-            assert _unmeant(statements) == []
+            assert unmeant(statements, MARK) == []
             kinds += found
             said += len(statements)
         assert _of_other_sites(dsn) == before
