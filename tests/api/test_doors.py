@@ -85,7 +85,7 @@ NAMES = ("forged", "unsigned", "signed by another", "expired", "of no role", "ch
 @pytest.mark.parametrize("spoil", BAD, ids=NAMES)
 def test_no_door_opens_to_a_bad_key(fleet_server: LiveServer, spoil: Callable[[str], str]) -> None:
     bad = spoil(fleet_server.key("authenticated", ["WLCE"]))
-    headers = {"Authorization": f"Bearer {bad}".encode("latin-1")}
+    headers = {b"Authorization": f"Bearer {bad}".encode("latin-1")}
     with httpx.Client(base_url=fleet_server.url) as http:
         statuses = {(verb, path): http.request(verb, path, headers=headers).status_code for verb, path in DOORS}
     assert set(statuses.values()) == {401}, statuses

@@ -53,6 +53,11 @@ def _send(method: str, path: str, body: Any, kind: str = "application/json") -> 
 _ROW = {"time": "2026-02-01T00:00:00Z", "type": 5, "value": 1, "site": "WLCE"}
 _OPERATORS = ("eq", "neq", "gt", "like", "ilike", "match", "imatch", "is", "isdistinct", "cs", "cd", "ov", "fts")
 
+
+def _value_of(operator: str) -> Callable[[str], Wild]:
+    return lambda p: _get(f"sites?name={operator}.{_q(p)}")
+
+
 POSITIONS: dict[str, Callable[[str], Wild]] = {
     "table": lambda p: _get(_q(p)),
     "selected column": lambda p: _get(f"sites?select={_q(p)}"),
@@ -70,7 +75,7 @@ POSITIONS: dict[str, Callable[[str], Wild]] = {
     "filtered column": lambda p: _get(f"sites?{_q(p)}=eq.1"),
     "operator": lambda p: _get(f"sites?site={_q(p)}.1"),
     "quantifier": lambda p: _get(f"sites?site=eq({_q(p)}).1"),
-    **{f"value of {name}": lambda p, name=name: _get(f"sites?name={name}.{_q(p)}") for name in _OPERATORS},
+    **{f"value of {name}": _value_of(name) for name in _OPERATORS},
     "number": lambda p: _get(f"market_data?value=gt.{_q(p)}"),
     "time": lambda p: _get(f"market_data?time=lt.{_q(p)}"),
     "element of a list": lambda p: _get(f"sites?site=in.(WLCE,{_q(p)})"),

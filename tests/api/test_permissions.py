@@ -95,7 +95,7 @@ def _marks(conn: psycopg.Connection[Any]) -> list[str]:
 def _try(client: httpx.Client, view: View, verb: str, role: str) -> httpx.Response:
     """One request of a verb that changes nothing: of no row, or taken back."""
     column = view.columns[0]
-    nothing = [(column, "is.null"), (column, "not.is.null")]
+    nothing = httpx.QueryParams([(column, "is.null"), (column, "not.is.null")])
     prefer = {"Prefer": f"return=minimal,{ROLLBACK}"}
     if verb == "GET":
         return client.get(view.name, params={"limit": 1, "select": column})
