@@ -21,26 +21,29 @@ from flux.api.identity import Identity
 SERVER_ROLE = "flux_server"
 DEFAULT_TIMEOUT_MS = 15_000
 
-BEGIN_REQUEST = """
-    SELECT flux.check_key(%(key_id)s), set_config('request.jwt.claims', %(claims)s, true),
-           set_config('flux.actor', %(actor)s, true), set_config('statement_timeout', %(timeout_ms)s, true),
-           set_config('role', %(role)s, true)
+_BECOME = """
+    SELECT flux.check_key(%(key_id)s), set_config('request.jwt.claims', %(claims)s, {local}),
+           set_config('flux.actor', %(actor)s, {local}), set_config('flux.request_id', %(request_id)s, {local}),
+           set_config('statement_timeout', %(timeout_ms)s, {local}), set_config('role', %(role)s, {local})
 """
-"""First statement of each request's transaction; raises ``invalid_authorization_specification`` for a revoked key."""
+BEGIN_REQUEST = _BECOME.format(local="true")
+"""First statement of each request's transaction; raises ``invalid_authorization_specification`` for a revoked key.
 
-
-BEGIN_SESSION = BEGIN_REQUEST.replace(", true)", ", false)")
+A transaction that is to be read only is made so after it, since it notes that the key was used.
+"""
+BEGIN_SESSION = _BECOME.format(local="false")
 """The same for a whole session."""
 
 
 def begin_parameters(
-    identity: Identity, role: str | None = None, timeout_ms: int = DEFAULT_TIMEOUT_MS
+    identity: Identity, role: str | None = None, timeout_ms: int = DEFAULT_TIMEOUT_MS, *, request_id: str = ""
 ) -> dict[str, Any]:
-    """Parameters of :data:`BEGIN_REQUEST`; ``role`` None: the caller's own."""
+    """Parameters of :data:`BEGIN_REQUEST`; ``role`` None: the caller's own. ``request_id`` is for the audit log."""
     return {
         "key_id": identity.key_id,
         "claims": json.dumps(dict(identity.claims)),
         "actor": identity.name,
+        "request_id": request_id,
         "timeout_ms": str(timeout_ms),
         "role": role or identity.role.database_role,
     }
@@ -53,10 +56,11 @@ async def as_caller(
     *,
     role: str | None = None,
     timeout_ms: int = DEFAULT_TIMEOUT_MS,
+    request_id: str = "",
 ) -> AsyncIterator[AsyncConnection[Any]]:
     """A transaction as ``identity``; ``role=SERVER_ROLE`` for Flux's own functions on its behalf."""
     async with pool.connection() as conn, conn.transaction():
-        await conn.execute(BEGIN_REQUEST, begin_parameters(identity, role, timeout_ms))
+        await conn.execute(BEGIN_REQUEST, begin_parameters(identity, role, timeout_ms, request_id=request_id))
         yield conn
 
 
@@ -67,6 +71,7 @@ async def session_as_caller(
     *,
     role: str = SERVER_ROLE,
     timeout_ms: int = DEFAULT_TIMEOUT_MS,
+    request_id: str = "",
 ) -> AsyncIterator[AsyncConnection[Any]]:
     """Like :func:`as_caller`, for work that commits transactions of its own: the connection is not in one.
 
@@ -74,7 +79,7 @@ async def session_as_caller(
     """
     async with pool.connection() as conn:
         try:
-            await conn.execute(BEGIN_SESSION, begin_parameters(identity, role, timeout_ms))
+            await conn.execute(BEGIN_SESSION, begin_parameters(identity, role, timeout_ms, request_id=request_id))
             yield conn
             await conn.execute("RESET ROLE")
             await conn.execute("RESET ALL")

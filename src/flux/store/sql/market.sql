@@ -92,6 +92,10 @@ DECLARE
     more  record;
     own   CONSTANT boolean := current_setting('flux.market_recording', true) IS DISTINCT FROM 'on';
 BEGIN
+    -- it runs as its owner, to whom no policy applies: what the caller may not write is refused here
+    IF NOT flux.sees_all() AND EXISTS (SELECT FROM unnest(sites) s(site) WHERE NOT flux.sees_site(s.site)) THEN
+        RAISE EXCEPTION 'market data of this site is not the caller''s to write' USING ERRCODE = 'insufficient_privilege';
+    END IF;
     -- one at a time for each type: two that found the same newest value would both add theirs
     PERFORM pg_advisory_xact_lock(hashtext('flux.market_data'), t.type)
         FROM (SELECT DISTINCT u.type FROM unnest(types) AS u(type) ORDER BY u.type) t;

@@ -131,6 +131,9 @@ DECLARE
 BEGIN
     SELECT g.site INTO group_site FROM flux.device_groups g WHERE g.id = new.group_id;
     SELECT r.site INTO device_site FROM flux.mg_device_registry r WHERE r.id = new.device_id;
+    IF NOT (flux.sees_all() OR flux.sees_site(device_site)) THEN  -- not a word about where it is, or whether
+        RAISE EXCEPTION 'the caller sees no device %', new.device_id USING ERRCODE = 'insufficient_privilege';
+    END IF;
     IF group_site <> 'ALL' AND device_site <> group_site THEN
         RAISE EXCEPTION 'the group is of site %, the device of site %; a group of site ALL may span sites', group_site, device_site
             USING ERRCODE = 'check_violation';
