@@ -20,6 +20,7 @@ from flux.api.identity import identity_of
 from flux.api.limits import Limiter, Limits
 from flux.api.metrics import metrics_text
 from flux.api.observed import Observed
+from flux.api.rest.app import RestApp
 from flux.api.tokens import TokenError, Verifier
 from flux.api.uploads import Uploads
 from flux.config import Settings
@@ -112,6 +113,7 @@ def _mount_rooms(app: FastAPI) -> None:
 
     Routers of FastAPI are included in :func:`create_app` instead, so that the description has them.
     """
+    app.mount("/rest/v1", RestApp(app.state.pool))
 
 
 def _add_routes(app: FastAPI, clock: Callable[[], datetime]) -> None:

@@ -1,0 +1,98 @@
+"""Statements as a caller: one round trip where one will do, and the bytes that PostgreSQL made as they came."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg.pq import TransactionStatus
+from psycopg.pq.abc import PGresult
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from flux.api.database import BEGIN_REQUEST, begin_parameters
+from flux.api.identity import Identity
+from flux.api.rest.errors import ApiError, from_database
+from flux.api.rest.statements import Statement
+
+Pool = AsyncConnectionPool[AsyncConnection[Any]]
+Row = tuple[bytes | None, ...]
+_READ_ONLY = b"SET TRANSACTION READ ONLY"
+"""After the key has been checked, which notes when it was last used."""
+
+
+@asynccontextmanager
+async def connection_for(pool: Pool, identity: Identity) -> AsyncIterator[AsyncConnection[Any]]:
+    """A connection of the pool; what the database refuses becomes an ApiError, and nothing stays open behind it."""
+    try:
+        async with pool.connection() as conn:
+            try:
+                yield conn
+            except psycopg.Error as error:
+                refused = from_database(error, identity.role)
+                if not conn.closed and conn.info.transaction_status is not TransactionStatus.IDLE:
+                    await conn.execute("ROLLBACK")
+                raise refused from error
+    except PoolTimeout:
+        raise ApiError(504, "PGRST003", "Timed out acquiring connection from connection pool.") from None
+
+
+async def read_rows(pool: Pool, identity: Identity, statements: Sequence[Statement], timeout_ms: int) -> list[Row]:
+    """The first row of each statement, in one transaction that only reads and one round trip."""
+    async with connection_for(pool, identity) as conn:
+        cursors = []
+        async with conn.pipeline():
+            await conn.execute(b"BEGIN")
+            await conn.execute(BEGIN_REQUEST, begin_parameters(identity, timeout_ms=timeout_ms))
+            await conn.execute(_READ_ONLY)
+            for statement in statements:
+                cursor = AsyncRawCursor(conn)
+                await cursor.execute(statement.text, statement.values)
+                cursors.append(cursor)
+            await conn.execute(b"COMMIT")
+        return [_first_row(cursor) for cursor in cursors]
+
+
+def _first_row(cursor: AsyncRawCursor[Any]) -> Row:
+    """As bytes: nothing is parsed that is only passed on."""
+    result = _result(cursor)
+    return tuple(result.get_value(0, column) for column in range(result.nfields))
+
+
+def _result(cursor: AsyncRawCursor[Any]) -> PGresult:
+    if cursor.pgresult is None:
+        raise RuntimeError("a statement that was executed has no result")
+    return cursor.pgresult
+
+
+@asynccontextmanager
+async def snapshot(pool: Pool, identity: Identity, timeout_ms: int) -> AsyncIterator[AsyncConnection[Any]]:
+    """A transaction that only reads, in which everything is as it was at one moment."""
+    async with connection_for(pool, identity) as conn:
+        async with conn.pipeline():
+            await conn.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ")
+            await conn.execute(BEGIN_REQUEST, begin_parameters(identity, timeout_ms=timeout_ms))
+            await conn.execute(_READ_ONLY)
+        yield conn
+        await conn.execute(b"COMMIT")
+
+
+async def first_row(conn: AsyncConnection[Any], statement: Statement) -> Row:
+    """Of one statement in a transaction that is open."""
+    cursor = AsyncRawCursor(conn)
+    await cursor.execute(statement.text, statement.values)
+    return _first_row(cursor)
+
+
+async def in_chunks(conn: AsyncConnection[Any], statement: Statement, size: int) -> AsyncIterator[list[bytes]]:
+    """The only column of each row, ``size`` rows at a time: neither side ever holds more."""
+    await AsyncRawCursor(conn).execute(b"DECLARE page NO SCROLL CURSOR FOR " + statement.text, statement.values)
+    fetch = f"FETCH {size} FROM page".encode()
+    while True:
+        cursor = AsyncRawCursor(conn)
+        await cursor.execute(fetch)
+        result = _result(cursor)
+        if result.ntuples:
+            yield [result.get_value(row, 0) or b"" for row in range(result.ntuples)]
+        if result.ntuples < size:
+            return

@@ -1,0 +1,128 @@
+"""A plan as the statements that a GET runs: how many rows there are, and all of them in one value.
+
+::
+
+    SELECT count(*), coalesce(json_agg(p.*), '[]'), NULL FROM (SELECT … LIMIT $1 OFFSET $2) AS p
+"""
+
+from dataclasses import dataclass
+
+from flux.api.rest.catalogue import Catalogue
+from flux.api.rest.media import Media
+from flux.api.rest.plan import Node
+from flux.api.rest.prefer import Count
+from flux.api.rest.select import Select, column_names
+from flux.api.rest.sqltext import Fragment, Parameters, Value, joined, sql
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """Text and values for a raw cursor."""
+
+    text: bytes
+    values: list[Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is read, whichever of its rows: ``source`` stands for the root's table (a CTE, the call of a function).
+
+    ``most_embedded``: rows of one embedded resource. ``parameters``: those of ``source``.
+    """
+
+    catalogue: Catalogue
+    root: Node
+    most_embedded: int
+    source: Fragment | None = None
+    parameters: Parameters | None = None
+    expressions: tuple[Fragment, ...] = ()
+    """Common table expressions that ``source`` is one of, each ``name AS (…)``."""
+
+    def page(self, media: Media | None, limit: int, offset: int, count: Count | None, most_counted: int) -> Statement:
+        """One row: how many rows of at most ``limit`` there are, the body, how many match in all (null: not counted).
+
+        ``media`` None: no body. Beyond ``most_counted`` rows an estimated count says only that there are more.
+        """
+        select = self._select()
+        bind = select.parameters.bind
+        rows = sql(
+            "{} LIMIT {} OFFSET {}",
+            select.count(self.root, self.source) if media is None else select.rows(self.root, self.source),
+            bind(str(limit)),
+            bind(str(offset)),
+        )
+        total = self._total(select, limit, offset, count, most_counted)
+        if media is not None and media.single:
+            text = sql("(SELECT {} FROM p LIMIT 1)", row_json(media))
+            found = sql("SELECT count(*), {}, {} FROM p", text, total)
+            return self._statement(found, select, sql("p AS MATERIALIZED ({})", rows))
+        text = sql("NULL") if media is None else self._body(select, media)
+        return self._statement(sql("SELECT count(*), {}, {} FROM ({}) AS p", text, total, rows), select)
+
+    def lines(self, media: Media, limit: int, offset: int) -> Statement:
+        """The same rows one by one, each the text of its object or line."""
+        select = self._select()
+        bind = select.parameters.bind
+        rows = sql("{} LIMIT {} OFFSET {}", select.rows(self.root, self.source), bind(str(limit)), bind(str(offset)))
+        text = row_csv() if media is Media.CSV else row_json(media)
+        return self._statement(sql("SELECT {} FROM ({}) AS p", text, rows), select)
+
+    def planned(self) -> Statement:
+        """The planner's guess at how many rows match, as the JSON of EXPLAIN."""
+        select = self._select()
+        found = self._statement(select.count(self.root, self.source), select)
+        return Statement(b"EXPLAIN (FORMAT JSON) " + found.text, found.values)
+
+    def header(self) -> str:
+        """The first line of a CSV."""
+        return ",".join(map(_csv, column_names(self.root))) + "\n"
+
+    def _select(self) -> Select:
+        parameters = Parameters()
+        if self.parameters is not None:
+            parameters.values += self.parameters.values
+        return Select(self.catalogue, parameters, self.most_embedded)
+
+    def _statement(self, found: Fragment, select: Select, *more: Fragment) -> Statement:
+        expressions = (*self.expressions, *more)
+        if expressions:
+            found = sql("WITH {} {}", joined(", ", expressions), found)
+        return Statement(found.encode(), select.parameters.values)
+
+    def _total(self, select: Select, limit: int, offset: int, count: Count | None, most: int) -> Fragment:
+        """Counted only where the page itself does not tell."""
+        if count is None or count is Count.PLANNED:
+            return sql("NULL::bigint")
+        bind = select.parameters.bind
+        matching = select.count(self.root, self.source)
+        if count is Count.ESTIMATED:
+            matching = sql("{} LIMIT {}", matching, bind(str(most + 1)))
+        return sql(
+            "CASE WHEN count(*) < {limit}::bigint AND (count(*) > 0 OR {offset}::bigint = 0)"
+            " THEN count(*) + {offset}::bigint ELSE (SELECT count(*) FROM ({matching}) AS c) END",
+            limit=bind(str(limit)),
+            offset=bind(str(offset)),
+            matching=matching,
+        )
+
+    def _body(self, select: Select, media: Media) -> Fragment:
+        if media is Media.CSV:
+            header = select.parameters.bind(self.header())
+            return sql("{}::text || coalesce(string_agg({}, ''), '')", header, row_csv())
+        if media.stripped:
+            return sql("coalesce(json_agg({}), '[]')", row_json(media))
+        return sql("coalesce(json_agg(p.*), '[]')")
+
+
+def row_json(media: Media) -> Fragment:
+    """One row of ``p`` as JSON."""
+    return sql("json_strip_nulls(row_to_json(p.*))" if media.stripped else "row_to_json(p.*)")
+
+
+def row_csv() -> Fragment:
+    """One row of ``p`` as a line: PostgreSQL's own text of a row, but that it doubles backslashes and CSV does not."""
+    return sql(r"replace(substring((p.*)::text, 2, length((p.*)::text) - 2), '\\', '\') || E'\n'")
+
+
+def _csv(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in '",\n\r') else text
