@@ -298,7 +298,7 @@ async def test_a_fenced_caller_sees_its_sites_through_every_door(rest: Rest) -> 
 
 @pytest.mark.parametrize("profile", ["flux", "public", None])
 async def test_profiles(rest: Rest, profile: str | None) -> None:
-    answer = await rest.get("sites", **({"accept_profile": profile} if profile else {}))
+    answer = await (rest.get("sites", accept_profile=profile) if profile else rest.get("sites"))
     assert answer.status_code == 200
     assert answer.headers.get("content-profile") == profile
     refused = await rest.get("sites", accept_profile="flux_api")
