@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import psycopg
 from tests.api.live import live_server_on
 
 from flux.edge.https_link import HttpsLink
@@ -14,17 +13,6 @@ ADAPTERS = ("sql", "https")
 
 MakeLink = Callable[[str], PlatformLink]
 
-_STAND_IN = """
-    DO $do$ BEGIN
-        IF to_regprocedure('flux.check_key(uuid)') IS NULL THEN
-            CREATE FUNCTION flux.check_key(key_id uuid) RETURNS void LANGUAGE sql AS '';
-        END IF;
-        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'flux_server') THEN
-            CREATE ROLE flux_server SUPERUSER;
-        END IF;
-    END $do$
-"""
-
 
 @contextmanager
 def links(adapter: str, dsn: str) -> Iterator[MakeLink]:
@@ -32,7 +20,5 @@ def links(adapter: str, dsn: str) -> Iterator[MakeLink]:
     if adapter == "sql":
         yield lambda site: SqlLink(site, lambda: dsn)
         return
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute(_STAND_IN)
     with live_server_on(dsn) as live:
         yield lambda site: HttpsLink(site, live.url, lambda: live.key("edge", [site]))

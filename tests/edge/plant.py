@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from psycopg import AsyncConnection
+from tests.edge.both import MakeLink
 from tests.edge.conftest import PLAN
 
 from flux.devices.simulator import Reply, SimulatedSite, SimulatorServer
@@ -43,13 +44,15 @@ class Switch:
 class Plant:
     """A simulated site on Modbus, its devices in the registry, and what is needed to run its edge."""
 
-    def __init__(self, server: SimulatorServer, dsn: str, db: AsyncConnection[Any], home: Path) -> None:
+    def __init__(
+        self, server: SimulatorServer, dsn: str, db: AsyncConnection[Any], home: Path, make_link: MakeLink
+    ) -> None:
         self.server = server
         self.dsn = dsn
         self.db = db
         self.home = home
         self.replies: list[Reply] = []
-        self.link = Switch(SqlLink("WLCE", lambda: dsn))
+        self.link = Switch(make_link("WLCE"))
 
     @property
     def battery_kw(self) -> float:
@@ -97,11 +100,13 @@ class Plant:
 
 
 @asynccontextmanager
-async def running_plant(site: SimulatedSite, dsn: str, db: AsyncConnection[Any], home: Path) -> AsyncIterator[Plant]:
-    """Serve ``site`` and register its devices."""
+async def running_plant(
+    site: SimulatedSite, dsn: str, db: AsyncConnection[Any], home: Path, make_link: MakeLink | None = None
+) -> AsyncIterator[Plant]:
+    """Serve ``site`` and register its devices; the link of its edges is ``make_link``'s, by default one by SQL."""
     replies: list[Reply] = []
     async with SimulatorServer(site, system_clock, on_reply=replies.append) as server:
-        plant = Plant(server, dsn, db, home)
+        plant = Plant(server, dsn, db, home, make_link or (lambda site: SqlLink(site, lambda: dsn)))
         plant.replies = replies
         for device in server.devices:
             new = NewDevice(name=device.name, type=device.type, site="WLCE", metadata=device.metadata)

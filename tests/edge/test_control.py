@@ -11,7 +11,7 @@ from tests.edge.rig import MODE, Rig
 
 from flux.config import YamlDocument
 from flux.control.plan import ControllerPlan, parse_plan
-from flux.control.state import BatteryCapability, Cause, FullDischarge, Measurement, Memory
+from flux.control.state import BatteryCapability, Cause, FullDischarge, Measurement, Memory, SetPoint
 from flux.devices.simulator import SimulatedSite
 from flux.edge.control_loop import _carried
 from flux.edge.controlled import BatteryState
@@ -325,3 +325,26 @@ def test_what_had_begun_goes_on_in_a_plan_whose_entries_moved(
     begun = FullDischarge(entry, START, Cause.LATE)
     carried = _carried(Memory((begun,)), plan(before), plan(after))
     assert [one.entry for one in carried.full_discharges] == ([] if now_at is None else [now_at])
+
+
+async def test_a_set_point_by_hand_is_for_one_of_two_batteries(two: Rig) -> None:
+    await two.step(3)
+    given = SetPoint("WLCE-BESS-02", -30, two.now() + timedelta(seconds=30), "anna")
+    two.controller._by_hand = lambda now: given if now < given.until else None
+    decision = await two.step(3)
+    assert (decision.target_power_kw, decision.effective) == (-30, "set_point")
+    powers = [two.site.battery(name).power_kw for name in ("WLCE-BESS-01", "WLCE-BESS-02")]
+    assert powers == [0, pytest.approx(-30, abs=0.01)]
+    assert two.source() is CommandSource.MANUAL
+    assert (await two.step(10)).target_power_kw == pytest.approx(90, abs=0.01)
+
+
+def test_what_one_battery_can_not_carry_the_others_do_only_for_the_grid() -> None:
+    def battery(soe_kwh: float) -> BatteryState:
+        return BatteryState(Measurement(soe_kwh, START), None, BatteryCapability(40, 40))
+
+    sharing = Sharing(plan_of(), [250, 250])
+    both = [battery(125.0), battery(125.0)]
+    assert sharing.for_one(both, 1, 60, others_help=False) == (0, 40)
+    assert sharing.for_one(both, 1, 60, others_help=True) == (pytest.approx(20), 40)
+    assert sharing.for_one(both, 0, -30, others_help=True) == (-30, 0)

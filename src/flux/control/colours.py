@@ -11,6 +11,7 @@ MODE_COLOURS = {
     "import_avoidance": "#76e3ea",
     "import_avoidance_when_short": "#ffb77c",
     "niv_chase": "#c297ff",
+    "set_point": "#57606a",
 }
 OTHER_COLOUR = "#b6e3ff"
 INK = "#24292f"

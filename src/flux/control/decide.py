@@ -23,9 +23,13 @@ from flux.control.limits import (
 )
 from flux.control.parts import BatteryConfig
 from flux.control.plan import ControllerPlan
-from flux.control.shapes import Notice, in_words
+from flux.control.shapes import Notice, Offer, in_words, take_over
 from flux.control.state import CycleState, FullDischarge, Measurement, Memory, Stop
-from flux.model import period_start
+from flux.model import CommandSource, period_start
+
+BY_HAND = "set_point"
+"""What a set-point by hand is called among the modes."""
+_BY_HAND = Entry(-1, BY_HAND, CommandSource.MANUAL, lambda _cycle: None)
 
 
 def decide(plan: ControllerPlan, state: CycleState) -> Decision:
@@ -59,7 +63,7 @@ def _decide_fresh(
         schedule=state.schedule,
         memory=state.memory,
     )
-    arbiter, notices, memory = _ask_modes(compiled.entries, cycle)
+    arbiter, notices, memory = _ask_modes(compiled.entries, cycle, _by_hand(plan, state, now))
     step_h = compiled.step_h if state.step is None else state.step / HOUR
     limited = apply_limits(arbiter.outcome(), inverter, grid, soe_kwh, plan.battery, step_h)
     events = tuple(notices) if grid.invalid is None else (*notices, grid.invalid)
@@ -79,8 +83,19 @@ def _decide_fresh(
     )
 
 
-def _ask_modes(entries: tuple[Entry, ...], cycle: Cycle) -> tuple[Arbiter, list[str], Memory]:
+def _by_hand(plan: ControllerPlan, state: CycleState, now: datetime) -> Offer | None:
+    """The set-point that somebody gave, as an offer above all modes; None: there is none, or it is over."""
+    given = state.set_point
+    if given is None or now >= given.until or not math.isfinite(given.power_kw):
+        return None
+    until = f"{given.until.astimezone(plan.zone):%H:%M:%S}"
+    return take_over(given.power_kw, f"set-point by {given.actor} until {until}, {in_words(given.power_kw)}")
+
+
+def _ask_modes(entries: tuple[Entry, ...], cycle: Cycle, by_hand: Offer | None) -> tuple[Arbiter, list[str], Memory]:
     arbiter, notices = Arbiter(), []
+    if by_hand is not None:
+        arbiter.hear(_BY_HAND, by_hand)
     kept: list[FullDischarge] = []
     for entry in entries:
         answer = entry.propose(cycle)

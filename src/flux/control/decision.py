@@ -22,7 +22,8 @@ class Limit(StrEnum):
 class ProposalRecord(NamedTuple):
     """What one entry of the plan proposed (kW, ±inf allowed, ``None``: unset), refused or not.
 
-    ``entry`` is its place in the plan's ``modes``, from 0; a refusal is told in ``reason`` as well.
+    ``entry`` is its place in the plan's ``modes``, from 0 (−1: a set-point by hand); a refusal is told in ``reason`` as
+    well.
     """
 
     entry: int

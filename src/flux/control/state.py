@@ -96,6 +96,19 @@ class Stop:
     since: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class SetPoint:
+    """A power by hand for ``battery``, kW (+ discharge, − charge), that ``actor`` set; it ends by itself at ``until``.
+
+    It goes before every mode and stays within all limits; the other batteries of the plan rest meanwhile.
+    """
+
+    battery: str
+    power_kw: float
+    until: datetime
+    actor: str
+
+
 class Cause(StrEnum):
     """Why a dynamic peak began to discharge at full power."""
 
@@ -147,6 +160,7 @@ class CycleState:
     step: timedelta | None = None
     memory: Memory = Memory()
     stop: Stop | None = None
+    set_point: SetPoint | None = None
 
     def __post_init__(self) -> None:
         if self.time.tzinfo is None:

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from flux.control.feed import Outside
 from flux.control.plan import ControllerPlan
+from flux.control.state import SetPoint
 from flux.devices.driver import DeviceDriver
 from flux.edge.control_loop import SiteController
 from flux.edge.controlled import ControlledBattery, Tell
@@ -23,6 +24,7 @@ def build_controller(
     withheld: Callable[[], str | None] = lambda: None,
     observe: Observer = observe_nothing,
     outside: Callable[[datetime], Outside] = lambda _now: Outside(),
+    by_hand: Callable[[datetime], SetPoint | None] = lambda _now: None,
     tell: Tell = lambda _key, _text: None,
     quiet: bool = False,
 ) -> SiteController:
@@ -58,5 +60,6 @@ def build_controller(
         tell=tell,
         observe=observe,
         outside=outside,
+        by_hand=by_hand,
         quiet=quiet,
     )

@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 import structlog
 
 from flux.control.damping import Damping, damped
-from flux.control.decide import decide
-from flux.control.decision import Decision, withhold
+from flux.control.decide import BY_HAND, decide
+from flux.control.decision import Decision, Limit, withhold
 from flux.control.feed import Outside
 from flux.control.ledger import BatteryCommand, is_stale
 from flux.control.limits import allowed_range, grid_range, inverter_range
 from flux.control.plan import ControllerPlan
-from flux.control.state import AcknowledgedCommand, CycleState, Measurement, Memory, Stop
+from flux.control.state import AcknowledgedCommand, CycleState, Measurement, Memory, SetPoint, Stop
 from flux.devices.rounding import Range
 from flux.edge.controlled import DEAD_BAND_KW, BatteryState, ControlledBattery, MeteredDevice, Tell
 from flux.edge.decisions import Observer, observe_nothing
@@ -39,7 +39,7 @@ class SiteController:
     """Controls the batteries of one plan.
 
     ``halt`` says why control is to rest now (0 kW is sent), ``withheld`` why nothing at all may be sent; None: go on.
-    ``outside``: what is known of market, dispatch and envelopes at an instant.
+    ``outside``: what is known of market, dispatch and envelopes at an instant; ``by_hand``: the set-point in force.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class SiteController:
         tell: Tell = lambda _key, _text: None,
         observe: Observer = observe_nothing,
         outside: Callable[[datetime], Outside] = lambda _now: Outside(),
+        by_hand: Callable[[datetime], SetPoint | None] = lambda _now: None,
         quiet: bool = False,
     ) -> None:
         self.plan = plan
@@ -67,6 +68,7 @@ class SiteController:
         self._tell = tell
         self._observe = observe
         self._outside = outside
+        self._by_hand = by_hand
         self._sharing = Sharing(plan, [battery.capacity_kwh for battery in batteries])
         self._one_at_a_time = asyncio.Lock()
         self._quiet = quiet
@@ -141,7 +143,7 @@ class SiteController:
         told: frozenset[str] = frozenset()
         try:
             if decision.target_power_kw is not None:
-                powers_kw = parts = self._sharing.split(states, self._damped(frozen, decision, now))
+                powers_kw = parts = self._split(states, frozen, decision, self._damped(frozen, decision, now))
                 ranges = self._ranges(frozen, decision, states, parts)
                 needed, source = self._needed_at(now), decision.command_source
                 sending = await send_all(self.batteries, parts, source, self._within_s, needed, ranges)
@@ -153,6 +155,16 @@ class SiteController:
             ]
             self._observe(frozen, decision, withheld, became)
         return decision
+
+    def _split(
+        self, states: list[BatteryState], state: CycleState, decision: Decision, power_kw: float
+    ) -> tuple[float, ...]:
+        """Each battery's part; a set-point by hand is for one of them."""
+        if decision.effective != BY_HAND or state.set_point is None:
+            return self._sharing.split(states, power_kw)
+        number = self.plan.bess.index(state.set_point.battery)
+        others_help = not {Limit.SITE_IMPORT, Limit.SITE_EXPORT}.isdisjoint(decision.limits)
+        return self._sharing.for_one(states, number, power_kw, others_help=others_help)
 
     def _became(self, battery: ControlledBattery, asked_kw: float | None, told: Collection[str]) -> BatteryCommand:
         """What became of the decision at one battery."""
@@ -253,7 +265,13 @@ class SiteController:
             capability=self._sharing.capability(states),
             memory=self._memory,
             stop=self._stop,
+            set_point=self._set_point(now),
         )
+
+    def _set_point(self, now: datetime) -> SetPoint | None:
+        """The one in force, if it is for a battery of this plan."""
+        given = self._by_hand(now)
+        return given if given is not None and given.battery in self.plan.bess else None
 
     def _update_stop(self, now: datetime) -> None:
         reason = self._halt()

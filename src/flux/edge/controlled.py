@@ -365,6 +365,10 @@ class ControlledBattery:
         """Whether it acknowledged 0 kW at ``instant`` or later."""
         return self.last_command is not None and self.last_command.power_kw == 0 and self.last_command.time >= instant
 
+    def holds_a_command(self, now: datetime) -> bool:
+        """Whether it acknowledged the last thing that it was told, and has not given up on it since."""
+        return not self._failing and self.in_force(now) is not None
+
     async def send(
         self, power_kw: float, source: CommandSource | None, within_s: float, inside: Range | None = None
     ) -> bool:

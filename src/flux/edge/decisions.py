@@ -116,8 +116,8 @@ class ShadowPlan:
         self._memory = Memory()
 
     def decide(self, state: CycleState) -> None:
-        """Decide on ``state`` and keep that."""
-        mine = replace(state, memory=self._memory, step=state.step or self._step)
+        """Decide on ``state`` and keep that; a set-point by hand is for the battery, not for a plan beside it."""
+        mine = replace(state, memory=self._memory, step=state.step or self._step, set_point=None)
         decision = decide(self.plan, mine)
         self._memory = decision.memory
         self._ledger.note(mine, decision)

@@ -81,15 +81,11 @@ class HttpsLink:
         self._largest = 50_000
         self._snapshot: tuple[str, RegistrySnapshot] | None = None
         self._feed_cursors: tuple[str, str] | None = None
-        self._client = httpx.AsyncClient(
-            base_url=f"{url.rstrip('/')}/edge/v1",
-            auth=self._auth,
-            headers={"Flux-Site": site},
-            verify=_trusted(ca_file) if url.startswith("https://") else False,
-            timeout=httpx.Timeout(answer_s, connect=_CONNECT_S),
-            limits=httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=90),
-            transport=transport,
-        )
+        self._url = f"{url.rstrip('/')}/edge/v1"
+        self._site = site
+        self._verify = _trusted(ca_file) if url.startswith("https://") else False
+        self._transport = transport
+        self._client: httpx.AsyncClient | None = None
 
     async def push(self, records: Sequence[Recorded]) -> PushResult:
         """As the interface says. What the platform finds too large is sent in halves, and so from then on."""
@@ -222,7 +218,21 @@ class HttpsLink:
         return body.get("kept") is True
 
     async def close(self) -> None:
-        await self._client.aclose()
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.aclose()
+
+    def _opened(self) -> httpx.AsyncClient:
+        if self._client is None:
+            self._client = httpx.AsyncClient(
+                base_url=self._url,
+                auth=self._auth,
+                headers={"Flux-Site": self._site},
+                verify=self._verify,
+                limits=httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=90),
+                transport=self._transport,
+            )
+        return self._client
 
     async def _send(self, method: str, path: str, *, wait_s: float = 0.0, **what: Any) -> httpx.Response:
         """One request; UnavailableError in one line when nobody answers it whole and in time."""
@@ -230,7 +240,7 @@ class HttpsLink:
         timeout = httpx.Timeout(limit_s, connect=_CONNECT_S)
         try:
             async with asyncio.timeout(limit_s + _CONNECT_S):  # httpx's own are between two bytes
-                return await self._client.request(method, path, timeout=timeout, **what)
+                return await self._opened().request(method, path, timeout=timeout, **what)
         except (httpx.TimeoutException, TimeoutError):
             raise UnavailableError(f"{self._where}: no answer within {limit_s:g} s") from None
         except InputError as error:  # the key, asked for anew, is gone or not safe

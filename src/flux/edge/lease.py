@@ -59,6 +59,14 @@ class ControlLease:
         self._refusal: str | None = "the platform has not given this edge the control lease yet"
 
     @property
+    def holder(self) -> str:
+        """This edge's own name; the one on disk once it is loaded."""
+        if self._holder is None:
+            self.load()
+        assert self._holder is not None  # noqa: S101 - load makes one
+        return self._holder
+
+    @property
     def refusal(self) -> str | None:
         """Why this edge may command nothing; None: it may."""
         return None if self._granted else self._refusal

@@ -20,10 +20,13 @@ import structlog
 from flux.devices.client import ConnectionPool
 from flux.edge.alarms import Alarms
 from flux.edge.background import Background
+from flux.edge.by_hand import ByHand
 from flux.edge.config import RecordingConfig, SiteFile
 from flux.edge.controlled import ControlledBattery
 from flux.edge.feed import FeedFollower
 from flux.edge.health import HealthRules, HealthWatch
+from flux.edge.job_kinds import JobKinds
+from flux.edge.jobs import JobRunner
 from flux.edge.learned import LearnedStore
 from flux.edge.lease import ControlLease
 from flux.edge.link import PlatformLink, RegistrySnapshot
@@ -108,6 +111,7 @@ class EdgeRuntime:
         self._health = HealthWatch(rules, self._pool, self.recorder.record, self._reporter.failed, clock)
         self._after_another = False
         self._clock = clock
+        by_hand = ByHand()
         self.site = Site(
             config,
             TemplateShelf(site_file.templates_dir),
@@ -123,7 +127,10 @@ class EdgeRuntime:
             withheld=lambda: self._lease.refusal,
             prepare=self._prepare,
             feed=lambda: self._feed.feed,
+            by_hand=by_hand,
         )
+        kinds = JobKinds(self.site, by_hand, link, stopped=lambda: self._switch.reason, clock=clock, sleep=sleep)
+        self._jobs = JobRunner(link, kinds.run, lambda: self._lease.holder, sleep=sleep)
         self._site_file_follower = SiteFileFollower(
             site_file,
             self.site,
@@ -186,6 +193,7 @@ class EdgeRuntime:
         self._background.start("control lease", self._lease.run)
         self._background.start("stop switch", self._switch.run)
         self._background.start("stop reports", self._switch.report)
+        self._background.start("jobs", self._jobs.run)
         self._background.start("site file", self._site_file_follower.run)
         self._background.start("status", self._write_status_for_ever)
 
@@ -234,7 +242,7 @@ class EdgeRuntime:
 
     async def stop(self) -> None:
         """0 kW to the batteries, every reading on disk, and a short last try to send them."""
-        await self._background.stop("stop switch", "site file", "registry")
+        await self._background.stop("jobs", "stop switch", "site file", "registry")
         await self._within(_STOP_CONTROL_S, "0 kW to the batteries", self._stop_control())
         await self._background.stop("control lease")
         await self._within(_GIVE_BACK_S, "giving the control lease back", self._lease.release())

@@ -38,6 +38,23 @@ class Sharing:
         """Each battery's part of ``power_kw``, in the order of ``states``."""
         return (power_kw,) if len(states) == 1 else split(power_kw, self._parts(states), self._step_h)
 
+    def for_one(
+        self, states: Sequence[BatteryState], number: int, power_kw: float, *, others_help: bool
+    ) -> tuple[float, ...]:
+        """``power_kw`` for the battery ``number`` as far as it can, while the others rest.
+
+        ``others_help``: what it can't carry goes to them after all, as where the grid connection needs it.
+        """
+        if len(states) == 1:
+            return (power_kw,)
+        parts = self._parts(states)
+        own = parts[number]
+        own_kw = min(max(power_kw, -own.most_charge_kw(self._step_h)), own.most_discharge_kw(self._step_h))
+        others = [part for at, part in enumerate(parts) if at != number]
+        left_kw = power_kw - own_kw if others_help else 0.0
+        powers = list(split(left_kw, others, self._step_h))
+        return (*powers[:number], own_kw, *powers[number:])
+
     def ranges(
         self, states: Sequence[BatteryState], powers_kw: Sequence[float], low_kw: float, high_kw: float
     ) -> tuple[Range, ...]:

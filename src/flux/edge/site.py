@@ -21,6 +21,7 @@ from flux.devices.template import DeviceTemplate
 from flux.edge.alarms import Alarms
 from flux.edge.background import Background
 from flux.edge.build import build_controller
+from flux.edge.by_hand import ByHand
 from flux.edge.config import DEFAULT_POLLING_INTERVAL, RecordingConfig, SiteConfig
 from flux.edge.control_loop import ControlLoop, SiteController
 from flux.edge.controlled import ControlledBattery
@@ -87,11 +88,12 @@ class Site:
         withheld: Callable[[], str | None] = lambda: None,
         prepare: Callable[[ControlledBattery], None] = lambda _battery: None,
         feed: Callable[[], ControlFeed] = ControlFeed,
+        by_hand: ByHand | None = None,
     ) -> None:
         """``stopped``: why operators want it at 0 kW; ``withheld``: why nothing may be sent; None: neither.
 
         ``prepare`` is given each battery before it is controlled for the first time; ``feed`` is what the platform
-        told last.
+        told last, ``by_hand`` what somebody set.
         """
         self._config = config
         self._plan = config.controller
@@ -108,6 +110,7 @@ class Site:
         self._withheld = withheld
         self._prepare = prepare
         self._feed = feed
+        self._by_hand = by_hand or ByHand()
         self.snapshot = RegistrySnapshot()
         self.newest = NewestPolls()
         self.devices: dict[UUID, SiteDevice] = {}
@@ -350,6 +353,7 @@ class Site:
             withheld=self._withheld,
             observe=self._ledger_of(self._plan).observe,
             outside=lambda now: self._feed().at(now, planned),
+            by_hand=lambda now: self._by_hand.at(now, self.halted()),
             tell=self._alarms.set_or_clear,
         )
         if before is not None and controller.plan is before.plan and controller.uses_drivers_of(before):
