@@ -121,9 +121,13 @@ async def test_a_device_is_tested_and_its_state_follows(plant: Plant) -> None:
         job = await over(plant, await order(plant, JobKind.TEST, device=METER))
         assert job.result["failure"] is None
         assert job.result["values"]["power_total_active"] is not None
-        await plant.db.execute("UPDATE flux.mg_device_registry SET state = 'failed' WHERE name = 'WLCE-SOLAR-METER'")
-        await over(plant, await order(plant, JobKind.TEST, device="WLCE-SOLAR-METER"))
-        assert await plant.rows("SELECT state FROM flux.mg_device_registry WHERE name = 'WLCE-SOLAR-METER'") == [
+        async with plant.db.transaction():
+            for state in ("testing", "failed"):
+                await plant.db.execute(
+                    "UPDATE flux.mg_device_registry SET state = %s WHERE name = 'WLCE-LOAD-METER'", (state,)
+                )
+        await over(plant, await order(plant, JobKind.TEST, device="WLCE-LOAD-METER"))
+        assert await plant.rows("SELECT state FROM flux.mg_device_registry WHERE name = 'WLCE-LOAD-METER'") == [
             ("active",)
         ]
 

@@ -1,5 +1,7 @@
 """The server around the application: uvicorn, set up in one place."""
 
+import socket
+
 import uvicorn
 from fastapi import FastAPI
 
@@ -19,4 +21,15 @@ def make_server(app: FastAPI, *, host: str = "127.0.0.1", port: int = 0) -> uvic
         server_header=False,
         timeout_graceful_shutdown=_STOP_WITHIN_S,
     )
-    return uvicorn.Server(config)
+    return _Server(config)
+
+
+class _Server(uvicorn.Server):
+    """Ends requests that only wait (`app.state.end_waiting`, where a room sets it) before it waits for the others."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called once it is told to stop, before it waits for what is open."""
+        end_waiting = getattr(self.config.app.state, "end_waiting", None)  # type: ignore[union-attr]
+        if end_waiting is not None:
+            end_waiting()
+        await super().shutdown(sockets)

@@ -334,6 +334,8 @@ def _meaning(response: httpx.Response, word: str | None, message: str) -> str:
         return "a single record is too large for it (413)"
     if status == httpx.codes.TOO_MANY_REQUESTS:
         return f"it asks to come back later (429{', ' + message if message else ''})"
+    if word is None and status < 500 and message:
+        return f"it refuses: {message} ({status})"
     if word is None and status < 500:
         return f"it does not know this edge's requests ({status}): an older version, or not a Flux platform?"
     return message or f"it failed ({status})"

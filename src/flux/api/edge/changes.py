@@ -77,6 +77,7 @@ class Changes:
         self._waiting: dict[Topic, dict[str, set[asyncio.Event]]] = {topic: {} for topic in Topic}
         self._known: dict[tuple[Topic, str], tuple[int, str, float]] = {}
         self._listening = False
+        self._ended = False
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -89,6 +90,11 @@ class Changes:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self.end()
+
+    def end(self) -> None:
+        """The server stops: who waits is answered that there is nothing new."""
+        self._ended = True
         self._wake_all()
 
     @property
@@ -111,7 +117,9 @@ class Changes:
         return self._listening and fresh and (version, known) == (self.version(topic, site), cursor)
 
     async def wait(self, topic: Topic, site: str, seen: int, timeout_s: float) -> bool:
-        """True as soon as the version is not ``seen`` any more, False after ``timeout_s``."""
+        """True as soon as the version is not ``seen`` any more, False after ``timeout_s``, or when the server stops."""
+        if self._ended:
+            return False
         if self.version(topic, site) != seen:
             return True
         event = asyncio.Event()
@@ -126,7 +134,7 @@ class Changes:
             events.discard(event)
             if not events:
                 del self._waiting[topic][site]
-        return True
+        return not self._ended
 
     async def _listen_for_ever(self) -> None:
         delay_s = _FIRST_RETRY_S

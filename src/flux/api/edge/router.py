@@ -75,6 +75,7 @@ def edge_router() -> APIRouter:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with Changes(lambda: app.state.pool) as changes:
+            app.state.end_waiting = changes.end
             yield {"changes_for_edges": changes}
 
     router = APIRouter(prefix="/edge/v1", tags=["edge"], route_class=EdgeRoute, lifespan=lifespan)
@@ -167,6 +168,8 @@ def _add_jobs(router: APIRouter) -> None:
             if job is not None:
                 return JSONResponse(job.model_dump(mode="json"))
             if not await changes.wait(Topic.JOBS, caller.site, seen, max(0.0, deadline - _now())):
+                return Response(status_code=204)
+            if await request.is_disconnected():  # a job that it took would be one that nobody has
                 return Response(status_code=204)
 
     @router.post("/jobs/{job_id}/finish", summary="Say what became of a job")

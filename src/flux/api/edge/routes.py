@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from psycopg_pool import PoolTimeout
 
-from flux.api.edge.bodies import NotReadableError, TooLargeError
+from flux.api.edge.bodies import NotReadableError
 from flux.api.identity import Identity, Role, identity_of
 from flux.errors import ConflictError, FluxError, InputError, NotFoundError, RefusedError, UnavailableError
 
@@ -20,7 +20,6 @@ _logger = structlog.get_logger(__name__)
 SITE_HEADER = "Flux-Site"
 _ROLES = frozenset({Role.EDGE, Role.SERVICE})
 _ANSWERS: tuple[tuple[type[FluxError], int, str], ...] = (
-    (TooLargeError, 413, "too_large"),
     (NotReadableError, 415, "not_readable"),
     (InputError, 422, "input"),
     (NotFoundError, 404, "not_found"),
