@@ -346,5 +346,5 @@ def test_what_one_battery_can_not_carry_the_others_do_only_for_the_grid() -> Non
     sharing = Sharing(plan_of(), [250, 250])
     both = [battery(125.0), battery(125.0)]
     assert sharing.for_one(both, 1, 60, others_help=False) == (0, 40)
-    assert sharing.for_one(both, 1, 60, others_help=True) == (pytest.approx(20), 40)
+    assert sharing.for_one(both, 1, 60, others_help=True) == pytest.approx((20, 40))
     assert sharing.for_one(both, 0, -30, others_help=True) == (-30, 0)

@@ -13,7 +13,8 @@ from tests.edge.plant import Plant, running_plant
 
 from flux.devices.simulator import SimulatedSite
 from flux.edge.ticks import system_clock
-from flux.model import Job, JobKind, JobState
+from flux.model import DeviceId, DeviceState, Job, JobKind, JobState
+from flux.registry import end_maintenance, get_device, set_state, start_maintenance
 from flux.store import ownership
 from flux.store.jobs import create_job, get_job
 
@@ -121,11 +122,11 @@ async def test_a_device_is_tested_and_its_state_follows(plant: Plant) -> None:
         job = await over(plant, await order(plant, JobKind.TEST, device=METER))
         assert job.result["failure"] is None
         assert job.result["values"]["power_total_active"] is not None
+        load = DeviceId((await get_device(plant.db, "WLCE-LOAD-METER")).id)
         async with plant.db.transaction():
-            for state in ("testing", "failed"):
-                await plant.db.execute(
-                    "UPDATE flux.mg_device_registry SET state = %s WHERE name = 'WLCE-LOAD-METER'", (state,)
-                )
+            await start_maintenance(plant.db, load, actor="anna", reason="wires")
+            await end_maintenance(plant.db, load, actor="anna")
+            await set_state(plant.db, load, DeviceState.FAILED, actor="anna", reason="wires")
         await over(plant, await order(plant, JobKind.TEST, device="WLCE-LOAD-METER"))
         assert await plant.rows("SELECT state FROM flux.mg_device_registry WHERE name = 'WLCE-LOAD-METER'") == [
             ("active",)
