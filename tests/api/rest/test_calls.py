@@ -68,11 +68,10 @@ def test_an_array_of_a_query_is_jsons_or_postgresqls() -> None:
 
 def test_the_call_names_every_argument_and_binds_them_as_one_value() -> None:
     assert call(BUCKETS, ["ids"], Fragment("$1")) == (
-        'json_to_record($1::json) AS given("ids" uuid[]), LATERAL "flux_api"."buckets"("ids" => given."ids") AS result'
+        'json_to_record($1::json) AS given("ids" uuid[]), LATERAL "flux_api"."buckets"("ids" => given."ids")'
     )
     assert call(ADD, ["a"], Fragment("$1")) == (
-        'json_to_record($1::json) AS given("a" integer), '
-        'LATERAL (SELECT "flux_api"."add"("a" => given."a") AS value) AS result'
+        'json_to_record($1::json) AS given("a" integer), LATERAL (SELECT "flux_api"."add"("a" => given."a") AS value)'
     )
-    assert call(BUCKETS, [], Fragment("$1")) == 'LATERAL "flux_api"."buckets"() AS result'
-    assert call(ECHO, [], Fragment("$1")) == 'LATERAL (SELECT "flux_api"."echo"($1::json) AS value) AS result'
+    assert call(BUCKETS, [], Fragment("$1")) == 'LATERAL "flux_api"."buckets"()'
+    assert call(ECHO, [], Fragment("$1")) == 'LATERAL (SELECT "flux_api"."echo"($1::json) AS value)'

@@ -14,16 +14,26 @@ from flux.api.rest.execute import Pool
 from flux.api.rest.prefer import parse_prefer
 from flux.api.rest.reading import read_table
 from flux.api.rest.room import Limits, Room
+from flux.api.rest.root import describe_root
+from flux.api.rest.rpc import call_function
+from flux.api.rest.writing import write_table
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Handler = Callable[[Room, Request], Awaitable[Reply]]
 
-TABLES: Mapping[str, Handler] = {"GET": read_table, "HEAD": read_table}
+TABLES: Mapping[str, Handler] = {
+    "GET": read_table,
+    "HEAD": read_table,
+    "POST": write_table,
+    "PATCH": write_table,
+    "PUT": write_table,
+    "DELETE": write_table,
+}
 """By method, of ``/{table}``."""
-FUNCTIONS: Mapping[str, Handler] = {}
+FUNCTIONS: Mapping[str, Handler] = {"GET": call_function, "HEAD": call_function, "POST": call_function}
 """Of ``/rpc/{function}``."""
-ROOT: Mapping[str, Handler] = {}
+ROOT: Mapping[str, Handler] = {"GET": describe_root, "HEAD": describe_root}
 """Of ``/``."""
 _PERHAPS_NEW = frozenset({"PGRST200", "PGRST202", "PGRST204", "PGRST205", "42703", "42704", "42883", "42P01"})
 """Codes of names that are not known: a migration may have made them since the catalogue was read."""

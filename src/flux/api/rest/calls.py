@@ -6,7 +6,7 @@
     POST /rpc/get_meter_readings_1h  {"device_ids": […]}
 
     FROM json_to_record($1::json) AS given(device_ids uuid[]),
-         LATERAL flux_api.get_meter_readings_1h(device_ids => given.device_ids) AS result
+         LATERAL flux_api.get_meter_readings_1h(device_ids => given.device_ids) AS t0
 
 As with rows, PostgreSQL reads each argument by its own type: an array may be JSON's or PostgreSQL's.
 """
@@ -50,30 +50,25 @@ def _value(argument: Argument, text: str) -> Any:
 
 
 def call(function: Function, given: Sequence[str], arguments: Fragment) -> Fragment:
-    """The FROM of a query over the rows of ``result``; a plain value is its column ``value``.
+    """What stands in FROM, up to and without the alias of the rows; a plain value is a row of one column ``value``.
 
-    ``arguments``: the placeholder of a JSON object, or of the body where it takes that.
+    ``arguments``: the placeholder of a JSON object, or of the body where the function takes that.
     """
     target = qualified(SCHEMA, function.name)
+    source = sql("")
     if function.takes_body:
-        inner = sql("{}({}::{})", target, arguments, type_of(function.arguments[0].type))
-        return _named(function, inner, sql(""))
-    passed = [argument for argument in function.arguments if argument.name in given]
-    if not passed:
-        return _named(function, sql("{}()", target), sql(""))
-    types = joined(", ", (sql("{} {}", name(a.name), type_of(a.type)) for a in passed))
-    source = sql("json_to_record({}::json) AS given({})", arguments, types)
-    values = joined(", ", (_passed(argument) for argument in passed))
-    return _named(function, sql("{}({})", target, values), source)
+        called = sql("{}({}::{})", target, arguments, type_of(function.arguments[0].type))
+    else:
+        passed = [argument for argument in function.arguments if argument.name in given]
+        called = sql("{}({})", target, joined(", ", map(_passed, passed)))
+        if passed:
+            types = joined(", ", (sql("{} {}", name(a.name), type_of(a.type)) for a in passed))
+            source = sql("json_to_record({}::json) AS given({}), ", arguments, types)
+    if not function.columns:
+        called = sql("(SELECT {} AS value)", called)
+    return sql("{}LATERAL {}", source, called)
 
 
 def _passed(argument: Argument) -> Fragment:
     variadic = sql("VARIADIC ") if argument.variadic else sql("")
     return sql("{0}{1} => given.{1}", variadic, name(argument.name))
-
-
-def _named(function: Function, inner: Fragment, source: Fragment) -> Fragment:
-    before = sql("{}, ", source) if source else sql("")
-    if not function.columns:
-        return sql("{}LATERAL (SELECT {} AS value) AS result", before, inner)
-    return sql("{}LATERAL {} AS result", before, inner)

@@ -43,7 +43,7 @@ class Reading:
 
         ``media`` None: no body. Beyond ``most_counted`` rows an estimated count says only that there are more.
         """
-        select = self._select()
+        select = self.select()
         bind = select.parameters.bind
         rows = sql(
             "{} LIMIT {} OFFSET {}",
@@ -55,35 +55,37 @@ class Reading:
         if media is not None and media.single:
             text = sql("(SELECT {} FROM p LIMIT 1)", row_json(media))
             found = sql("SELECT count(*), {}, {} FROM p", text, total)
-            return self._statement(found, select, sql("p AS MATERIALIZED ({})", rows))
-        text = sql("NULL") if media is None else self._body(select, media)
-        return self._statement(sql("SELECT count(*), {}, {} FROM ({}) AS p", text, total, rows), select)
+            return self.statement(found, select, sql("p AS MATERIALIZED ({})", rows))
+        text = sql("NULL") if media is None else self.body(select, media)
+        return self.statement(sql("SELECT count(*), {}, {} FROM ({}) AS p", text, total, rows), select)
 
     def lines(self, media: Media, limit: int, offset: int) -> Statement:
         """The same rows one by one, each the text of its object or line."""
-        select = self._select()
+        select = self.select()
         bind = select.parameters.bind
         rows = sql("{} LIMIT {} OFFSET {}", select.rows(self.root, self.source), bind(str(limit)), bind(str(offset)))
         text = row_csv() if media is Media.CSV else row_json(media)
-        return self._statement(sql("SELECT {} FROM ({}) AS p", text, rows), select)
+        return self.statement(sql("SELECT {} FROM ({}) AS p", text, rows), select)
 
     def planned(self) -> Statement:
         """The planner's guess at how many rows match, as the JSON of EXPLAIN."""
-        select = self._select()
-        found = self._statement(select.count(self.root, self.source), select)
+        select = self.select()
+        found = self.statement(select.count(self.root, self.source), select)
         return Statement(b"EXPLAIN (FORMAT JSON) " + found.text, found.values)
 
     def header(self) -> str:
         """The first line of a CSV."""
         return ",".join(map(_csv, column_names(self.root))) + "\n"
 
-    def _select(self) -> Select:
+    def select(self) -> Select:
+        """What builds the statement: its parameters begin with those of ``source``."""
         parameters = Parameters()
         if self.parameters is not None:
             parameters.values += self.parameters.values
         return Select(self.catalogue, parameters, self.most_embedded)
 
-    def _statement(self, found: Fragment, select: Select, *more: Fragment) -> Statement:
+    def statement(self, found: Fragment, select: Select, *more: Fragment) -> Statement:
+        """``found`` after the common table expressions of ``source`` and ``more``."""
         expressions = (*self.expressions, *more)
         if expressions:
             found = sql("WITH {} {}", joined(", ", expressions), found)
@@ -105,7 +107,8 @@ class Reading:
             matching=matching,
         )
 
-    def _body(self, select: Select, media: Media) -> Fragment:
+    def body(self, select: Select, media: Media) -> Fragment:
+        """All rows of ``p`` as one value."""
         if media is Media.CSV:
             header = select.parameters.bind(self.header())
             return sql("{}::text || coalesce(string_agg({}, ''), '')", header, row_csv())

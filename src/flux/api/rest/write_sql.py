@@ -43,7 +43,8 @@ SERIES: Mapping[str, Series] = {
 }
 """What ingest asks of a reading before it is stored, in :mod:`flux.store.ingest`, is asked of these rows too."""
 REFUSED = sql(
-    "(SELECT json_build_array(checked.device_id, checked.type, checked.first, checked.last) FROM checked LIMIT 1)"
+    "(SELECT json_build_array(checked.device_id, checked.type, checked.first, checked.last, checked.untimed)"
+    " FROM checked LIMIT 1)"
 )
 """What is wrong with the rows of a series, or null; only after an :func:`insert` with ``series``."""
 
@@ -136,11 +137,13 @@ def insert(
 def _checked(series: Series) -> Fragment:
     """A device of another site and one that nobody knows look the same: the caller's registry has neither."""
     return sql(
-        "checked AS MATERIALIZED (SELECT sent.device_id, sent.first, sent.last, known.type"
-        " FROM (SELECT body.device_id, min(body.{time}) AS first, max(body.{time}) AS last FROM body"
+        "checked AS MATERIALIZED (SELECT sent.*, known.type FROM"
+        " (SELECT body.device_id, min(body.{time}) AS first, max(body.{time}) AS last,"
+        " count(*) > count(body.{time}) AS untimed FROM body"
         " WHERE body.device_id IS NOT NULL GROUP BY body.device_id) sent"
         " LEFT JOIN flux_api.mg_device_registry known ON known.id = sent.device_id"
-        " WHERE known.id IS NULL OR known.type <> {type} OR sent.first < {oldest} OR sent.last > now() + {ahead}), ",
+        " WHERE known.id IS NULL OR known.type <> {type} OR sent.first < {oldest} OR sent.last > now() + {ahead}"
+        " OR sent.untimed), ",
         time=name(series.time_column),
         type=sql("known.type") if series.type is None else Fragment(Literal(series.type).as_string()),
         oldest=Fragment(Literal(OLDEST).as_string()),
