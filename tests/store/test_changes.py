@@ -41,7 +41,7 @@ async def test_an_update_names_the_site_before(db: Conn) -> None:
     assert [row for row in log if row[0] == "mg_device_registry"] == [
         ("mg_device_registry", "UPDATE", 1, [device], None, None, ["WLCE"], False)
     ]
-    assert ("sites", "INSERT", 1, None, None, ["HMCE"], None, False) in log
+    assert ("sites", "INSERT", 1, None, None, ["HMCE"], ["HMCE"], False) in log
 
 
 async def test_a_changed_key_is_a_row_gone_and_a_row_made(db: Conn) -> None:

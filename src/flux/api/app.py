@@ -20,6 +20,7 @@ from flux.api.identity import identity_of
 from flux.api.limits import Limiter, Limits
 from flux.api.metrics import metrics_text
 from flux.api.observed import Observed
+from flux.api.realtime import Realtime
 from flux.api.rest.app import RestApp
 from flux.api.tokens import TokenError, Verifier
 from flux.api.uploads import Uploads
@@ -76,7 +77,9 @@ def create_app(dsn: str, settings: Settings, verifier: Verifier, *, clock: Calla
         async with open_pool(dsn, application_name="flux serve", max_size=8, timeout_s=3) as pool:
             app.state.pool = pool
             _mount_rooms(app)
-            yield
+            async with Realtime(pool, dsn, verifier.verify, clock=clock) as realtime:
+                app.mount("/realtime/v1", realtime)
+                yield
 
     app = FastAPI(title="Flux", version=flux.__version__, lifespan=lifespan)
     app.state.settings, app.state.verifier, app.state.clock = settings, verifier, clock

@@ -28,6 +28,8 @@ def migrate() -> None:
 
     with opened_database(create=True) as dsn:
         report = run_migrations(dsn)
+    if report.without_api is not None:
+        typer.echo(report.without_api, err=True)
     if not report.changed:
         typer.echo(f"schema is up to date: version {report.version}")
         return
@@ -66,9 +68,24 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inst
         ):
             if names:
                 typer.echo(f"{what}: {', '.join(names)}")
+        if found.without_api is not None:
+            typer.echo(found.without_api)
         typer.echo("up to date" if found.current else "run `flux db migrate`")
     if not found.current:
         raise typer.Exit(1)
+
+
+@app.command(name="roles")
+def print_roles() -> None:
+    """Print what a DBA runs once where Flux's own database user may not make roles: the HTTP API needs them.
+
+    Example: `flux db roles > roles.sql`
+    """
+    from flux.store.db import connect_sync
+    from flux.store.roles import roles_sql
+
+    with opened_database() as dsn, connect_sync(dsn, autocommit=True) as connection:
+        typer.echo(roles_sql(connection), nl=False)
 
 
 @app.command(name="sql")

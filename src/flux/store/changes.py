@@ -132,23 +132,22 @@ def _columns(f: Followed, alias: str) -> str:
     )
 
 
-def _arrays(f: Followed, *, sites: bool) -> str:
+def _arrays(f: Followed) -> str:
     """The arguments of ``flux.note_change`` that hold the keys."""
     return ", ".join(
         [
             "array_agg(c.device)" if f.device or f.owner else "NULL",
             "array_agg(c.at)" if f.time else "NULL",
             "array_agg(c.part)" if f.part else "NULL",
-            "array_agg(c.site)" if f.site and sites else "NULL",
+            "array_agg(c.site)" if f.site else "NULL",
         ]
     )
 
 
 def _plain(f: Followed, op: str, table: str) -> str:
-    removed = op == "DELETE"
-    site = f", t.{f.site} AS site" if f.site and removed else ""
+    site = f", t.{f.site} AS site" if f.site else ""
     return (
-        f"PERFORM flux.note_change('{f.table}', '{op}', changed, {_arrays(f, sites=removed)})\n"
+        f"PERFORM flux.note_change('{f.table}', '{op}', changed, {_arrays(f)})\n"
         f"        FROM (SELECT {_columns(f, 't')}{site} FROM {table} t) c;"
     )
 
@@ -157,22 +156,21 @@ def _updated(f: Followed) -> str:
     """One whose key was changed has gone under the old one, and is new under the other."""
     first = f.key[0]
     both = ", ".join(f"coalesce(n.{name}, o.{name}) AS {name}" for name in ("device", "at", "part"))
-    site = ", o.site" if f.site else ""
+    site = f", CASE WHEN o.key_{first} IS NULL THEN n.site ELSE o.site END AS site" if f.site else ""
     key = ", ".join(f"{column} AS key_{column}" for column in f.key)
-    old_site = f", t.{f.site} AS site" if f.site else ""
+    of_row = f"{key}, {_columns(f, 't')}" + (f", t.{f.site} AS site" if f.site else "")
     same = " AND ".join(f"o.key_{column} = n.key_{column}" for column in f.key)
-    return f"""PERFORM flux.note_change('{f.table}', c.op, count(*), {_arrays(f, sites=True)})
+    return f"""PERFORM flux.note_change('{f.table}', c.op, count(*), {_arrays(f)})
         FROM (
             SELECT {both}{site}, CASE WHEN o.key_{first} IS NULL THEN 'INSERT'
                                       WHEN n.key_{first} IS NULL THEN 'DELETE' ELSE 'UPDATE' END AS op
-            FROM (SELECT {key}, {_columns(f, "t")} FROM log_new t) n
-            FULL JOIN (SELECT {key}, {_columns(f, "t")}{old_site} FROM log_old t) o ON {same}
+            FROM (SELECT {of_row} FROM log_new t) n FULL JOIN (SELECT {of_row} FROM log_old t) o ON {same}
         ) c GROUP BY c.op ORDER BY c.op;"""
 
 
 def _rewritten(f: Followed) -> str:
     """What the same transaction has deleted before is an update."""
-    return f"""PERFORM flux.note_change('{f.table}', c.op, count(*), {_arrays(f, sites=False)})
+    return f"""PERFORM flux.note_change('{f.table}', c.op, count(*), {_arrays(f)})
         FROM (
             SELECT {_columns(f, "t")}, CASE WHEN gone.device IS NULL THEN 'INSERT' ELSE 'UPDATE' END AS op
             FROM log_new t LEFT JOIN (

@@ -51,6 +51,11 @@ class Fence(Enum):
     KEYS = (_OWN_SITES, None)
 
     @property
+    def words(self) -> str:
+        """Which rows they are, for people."""
+        return _WORDS[self.name]
+
+    @property
     def sees(self) -> str:
         """The condition on a row for being read."""
         return str(self.value[0])
@@ -59,6 +64,20 @@ class Fence(Enum):
     def writes(self) -> str:
         """The condition on a row for being written, before and after."""
         return str(self.value[1] or self.value[0])
+
+
+_WORDS = {
+    "SITE": "own sites",
+    "DEVICE": "own devices",
+    "SITE_OR_ALL": "own sites; read: also those for all sites",
+    "GROUP": "own sites; read: also those that span sites",
+    "MEMBER": "own devices; written: in groups of own sites",
+    "PLAN": "those whose meter is an own device",
+    "REJECTED": "own devices",
+    "SHARED": "all of them; written: with a key for every site",
+    "UNFENCED": "with a key for every site",
+    "KEYS": "limited to own sites",
+}
 
 
 @dataclass(frozen=True, slots=True)

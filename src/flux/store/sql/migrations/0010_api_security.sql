@@ -5,7 +5,8 @@ CREATE TABLE flux.api_keys (
     id         uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     name       text NOT NULL CHECK (name ~ '^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,99}$'),
     role       text NOT NULL CHECK (role IN ('anon', 'authenticated', 'operator', 'edge', 'service')),
-    sites      text[] CHECK (cardinality(sites) > 0 AND array_position(sites, NULL) IS NULL),
+    sites      text[] CHECK (cardinality(sites) > 0 AND array_position(sites, NULL) IS NULL
+                   AND array_to_string(sites, ',') ~ '^[A-Za-z0-9][A-Za-z0-9_-]{0,49}(,[A-Za-z0-9][A-Za-z0-9_-]{0,49})*$'),
     created_at timestamptz NOT NULL DEFAULT now(),
     created_by text NOT NULL,
     expires_at timestamptz CHECK (expires_at > created_at),

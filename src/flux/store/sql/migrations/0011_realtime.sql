@@ -24,7 +24,7 @@ COMMENT ON COLUMN flux.changes.rows IS 'How many rows the statement changed.';
 COMMENT ON COLUMN flux.changes.devices IS 'The nth row''s device; null: rows of this table have none.';
 COMMENT ON COLUMN flux.changes.times IS 'The nth row''s time, where that is in its key.';
 COMMENT ON COLUMN flux.changes.parts IS 'The rest of the nth row''s key, as text.';
-COMMENT ON COLUMN flux.changes.sites IS 'The nth row''s site before the change, of tables that have one: who saw it may be told that it has gone.';
+COMMENT ON COLUMN flux.changes.sites IS 'The nth row''s site, before the change where it was there before, of tables that have one: who saw it may be told that it has gone.';
 COMMENT ON COLUMN flux.changes.spans IS 'Too many rows to name each: devices and times hold the first and the last of each device, or nothing (any row may have changed).';
 
 CREATE TABLE flux.change_log (
