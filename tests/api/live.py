@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from flux.api.app import create_app
 from flux.api.identity import Role
-from flux.api.serving import make_server
+from flux.api.serving import Listening, make_server
 from flux.api.tokens import Verifier, issue_token
 from flux.config import Settings
 from flux.store.gateway import gateway_dsn
@@ -74,7 +74,11 @@ def key(role: str = "service", sites: Iterable[str] | None = None, **claims: Any
 
 @contextmanager
 def live_server_on(
-    dsn: str, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC), **settings: Any
+    dsn: str,
+    *,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    head_within_s: float = 15.0,
+    **settings: Any,
 ) -> Iterator[LiveServer]:
     """A server on the database of ``dsn``, a superuser's; ``settings`` are fields of :class:`flux.config.Settings`.
 
@@ -91,7 +95,10 @@ def live_server_on(
         }
         chosen = Settings(**given)
         app = create_app(gateway_dsn(dsn, chosen.home), chosen, Verifier([SECRET], clock), clock=clock)
-        with socket.create_server(("127.0.0.1", 0)) as listening, _running(make_server(app), listening):
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listening,
+            _running(make_server(app, Listening(head_within_s=head_within_s)), listening),
+        ):
             yield LiveServer(f"http://127.0.0.1:{listening.getsockname()[1]}", dsn, app)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from tests.devices.simulator.test_process import free_ports
 
 pytestmark = pytest.mark.timeout(120)
@@ -136,7 +136,10 @@ SITES += [
     ),
 ]
 HTTP_TAKEN = "port {taken} on 127.0.0.1 (HTTP): Address already in use; set FLUX_HTTP_PORT to another"
-NOT_LOOPBACK = "0.0.0.0 is not a loopback address: this server has no keys yet, so it stays on 127.0.0.1"
+OPEN = (
+    "0.0.0.0 can be reached by others, and keys would go to it in the clear: give --tls-cert and --tls-key, or"
+    " --behind-proxy where a proxy in front does TLS, or stay on 127.0.0.1 (--host, FLUX_HTTP_HOST)"
+)
 PORTS = [
     Case("up", 2, HTTP_TAKEN, {"FLUX_HTTP_PORT": "{taken}"}),
     Case("demo", 2, HTTP_TAKEN, {"FLUX_HTTP_PORT": "{taken}"}),
@@ -151,8 +154,17 @@ PORTS = [
         2,
         "port {taken} on 127.0.0.1 (HTTP): Address already in use; choose another with --port or FLUX_HTTP_PORT",
     ),
-    Case("serve --host 0.0.0.0", 2, f"--host {NOT_LOOPBACK}"),
-    Case("up", 2, f"FLUX_HTTP_HOST {NOT_LOOPBACK}", {"FLUX_HTTP_HOST": "0.0.0.0"}),
+    Case("serve --host 0.0.0.0", 2, OPEN),
+    Case("up --host 0.0.0.0", 2, OPEN),
+    Case("serve --tls-cert plan.yaml", 2, "--tls-cert and --tls-key (FLUX_TLS_CERT, FLUX_TLS_KEY) go together"),
+    Case(
+        "serve --tls-cert plan.yaml --tls-key plan.yaml",
+        2,
+        "plan.yaml and plan.yaml: no certificate with its key (…",
+    ),
+    Case("serve", 2, "FLUX_RATE_EDGE: 'much': …", {"FLUX_RATE_EDGE": "much"}),
+    Case("serve", 2, "FLUX_JWKS_URL must begin with https:// …", {"FLUX_JWKS_URL": "http://id.example/keys"}),
+    Case("up", 2, OPEN, {"FLUX_HTTP_HOST": "0.0.0.0"}),
     Case("serve --port 99999", 2, "Invalid value for '--port': …"),
     Case(
         "sim --port {modbus} --state sim.json",
@@ -376,7 +388,12 @@ def test_up_ends_with_what_the_edge_says_of_its_site_file(dsn: str, tmp_path: Pa
     ended = run("up --site plan.yaml", tmp_path, {"FLUX_DATABASE_URL": dsn, "FLUX_HTTP_PORT": places["free"]})
     assert (ended.code, ended.err) == (2, f"error: {UNKNOWN_DEVICES}\n")
     logs = {f"home/logs/{name}.log" for name in ("edge", "serve", "worker")}
-    assert set(ended.changed) == {"home", "home/logs", *logs}, "no outbox, no database, no lock"
+    kept = {
+        "home/api",
+        "home/api/jwt-secret",
+        f"home/api/gateway-{conninfo_to_dict(dsn)['dbname']}",
+    }
+    assert set(ended.changed) == {"home", "home/logs", *logs, *kept}, "no outbox, no database, no lock"
 
 
 def test_a_wrong_password(dsn: str, tmp_path: Path, places: dict[str, str]) -> None:

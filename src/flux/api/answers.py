@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -45,7 +46,8 @@ async def refuse(
         return
     await send({"type": "http.response.start", **start})
     await send({"type": "http.response.body", "body": shown, "more_body": True})
-    await _drain(receive)
+    if status != HTTPStatus.REQUEST_TIMEOUT:
+        await _drain(receive)
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -15,6 +15,8 @@ from flux.api.answers import refuse, with_headers
 from flux.api.identity import identity_of
 
 _logger = structlog.get_logger(__name__)
+_PROBED = "/healthz"
+"""Asked every few seconds by whoever watches; told where it fails alone."""
 _PLAIN = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -47,7 +49,7 @@ class Observed:
             if status:
                 raise  # the answer has begun: the server cuts it off, so that nobody takes it for whole
             await refuse(scope, receive, sending, 500, f"an error in Flux; the server's log has it as {request}")
-        if self._log or status >= 500:
+        if status >= 500 or (self._log and scope["path"] != _PROBED):
             self._tell(scope, request, status, self._monotonic() - began)
 
     def _tell(self, scope: Scope, request: str, status: int, took_s: float) -> None:

@@ -1,43 +1,53 @@
 """``flux serve``: HTTP."""
 
-from datetime import UTC, datetime
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flux.errors import RefusedError
+if TYPE_CHECKING:
+    from flux.config import Settings
 
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
+Host = Annotated[str | None, typer.Option(help="Address to listen on; default FLUX_HTTP_HOST.")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; default FLUX_HTTP_PORT.")]
+TlsCert = Annotated[Path | None, typer.Option(help="Certificate (chain) in PEM; default FLUX_TLS_CERT.")]
+TlsKey = Annotated[Path | None, typer.Option(help="Its private key in PEM; default FLUX_TLS_KEY.")]
+BehindProxy = Annotated[
+    bool | None,
+    typer.Option("--behind-proxy", help="A proxy in front does TLS, so any address will do.", show_default=False),
+]
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on; default FLUX_HTTP_HOST.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; default FLUX_HTTP_PORT.")] = None,
+    host: Host = None,
+    port: Port = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    behind_proxy: BehindProxy = None,
 ) -> None:
-    """Serve devices, latest readings and rollups over HTTP, on loopback.
+    """Serve the API over HTTP: on loopback, or elsewhere with TLS or behind a proxy. Every request needs a key.
 
-    Example: `flux serve --port 8080`, then `curl http://127.0.0.1:8080/v1/devices`.
+    Example: `flux serve --port 8080`, then `curl -H "apikey: …" http://127.0.0.1:8080/v1/devices`.
     """
-    from flux.api.app import create_app
-    from flux.api.secret import load_secrets
-    from flux.api.serving import make_server
-    from flux.api.tokens import Verifier
-    from flux.config import load_settings
     from flux.config.logs import configure_logging
-    from flux.local.ports import require_free, require_loopback
-    from flux.store.db import resolve_dsn, told_plainly
-    from flux.store.migrate import status
+    from flux.local.serve import run_serve
 
-    settings = load_settings()
+    settings = with_options(host, port, tls_cert, tls_key, behind_proxy)
     configure_logging(settings)
-    address, number = host or settings.http_host, port if port is not None else settings.http_port
-    require_loopback(address, "--host" if host else "FLUX_HTTP_HOST")
-    require_free(address, number, "HTTP", "choose another with --port or FLUX_HTTP_PORT")
-    dsn = resolve_dsn(settings)
-    with told_plainly():  # uvicorn would tell it with a traceback
-        if status(dsn).version is None:
-            raise RefusedError("the database has no schema flux: run `flux db migrate`")
-    verifier = Verifier(load_secrets(settings, create=True), utc_now)
-    make_server(create_app(dsn, settings, verifier, clock=utc_now), host=address, port=number).run()
+    run_serve(settings)
+
+
+def with_options(
+    host: str | None, port: int | None, tls_cert: Path | None, tls_key: Path | None, behind_proxy: bool | None
+) -> "Settings":
+    """The settings of the environment, with what was given on the command line instead."""
+    from flux.config import load_settings
+
+    given = {
+        "http_host": host,
+        "http_port": port,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "behind_proxy": behind_proxy,
+    }
+    return load_settings().model_copy(update={name: value for name, value in given.items() if value is not None})

@@ -22,7 +22,7 @@ from flux.devices.client import ConnectionPool
 from flux.devices.driver import DeviceDriver
 from flux.devices.template import builtin_template
 from flux.errors import FluxError
-from flux.local.ports import require_loopback
+from flux.local.ports import require_safe, url_of
 from flux.model import Device
 from flux.registry import list_devices
 from flux.store import queries
@@ -76,7 +76,7 @@ async def examine(settings: Settings, clock: Callable[[], datetime]) -> AsyncIte
     yield ok("python", f"{platform.python_version()} on {platform.machine()}")
     yield check_home(settings.home)
     yield check_disk(settings.home)
-    yield check_port(settings.http_host, settings.http_port)
+    yield check_port(settings)
     try:
         dsn = resolve_dsn(settings)
         conn = await connect(dsn, application_name="flux doctor", autocommit=True)
@@ -139,28 +139,29 @@ def check_disk(home: Path) -> Finding:
     return ok("disk", message)
 
 
-def check_port(host: str, port: int) -> Finding:
+def check_port(settings: Settings) -> Finding:
     """HTTP's port: free, or answered by a Flux that runs."""
+    host, port, url = settings.http_host, settings.http_port, url_of(settings)
     try:
-        require_loopback(host, "FLUX_HTTP_HOST")
+        require_safe(settings)
         with socket.create_connection((host, port), timeout=1.0):
             taken = True
     except FluxError as error:
-        return problem("http", str(error), "set FLUX_HTTP_HOST to 127.0.0.1")
+        return problem("http", str(error), "set FLUX_HTTP_HOST to 127.0.0.1, or give it TLS")
     except OSError:
         taken = False
     if not taken:
         return ok("http", f"port {port} on {host} is free; nothing is serving")
-    if _answers_as_flux(host, port):
-        return ok("http", f"Flux answers on http://{host}:{port}")
+    if _answers_as_flux(url):
+        return ok("http", f"Flux answers on {url}")
     return problem("http", f"port {port} on {host} is used by another program", "set FLUX_HTTP_PORT to another")
 
 
-def _answers_as_flux(host: str, port: int) -> bool:
+def _answers_as_flux(url: str) -> bool:
     import httpx
 
-    try:
-        answer = httpx.get(f"http://{host}:{port}/healthz", timeout=3.0, trust_env=False)
+    try:  # whoever answers is told nothing, so whose certificate it has does not matter
+        answer = httpx.get(f"{url}/healthz", timeout=3.0, trust_env=False, verify=False)  # noqa: S501
     except httpx.HTTPError:
         return False
     return answer.is_success and "version" in answer.text
