@@ -32,6 +32,7 @@ BENCHMARKS = (
     "scaling",
     "scan",
     "registry",
+    "api",
 )
 
 
