@@ -124,7 +124,7 @@ def _session(language: str, blocks: Sequence[Block], variables: Mapping[str, str
     program.write_text(_HEAD[language] + turn + turn.join(block.text for block in blocks) + turn)
     command = {
         "sh": ["bash", str(program)],
-        "python": [sys.executable, "-W", "error", str(program)],
+        "python": [sys.executable, str(program)],
         "js": ["node", str(program)],
     }[language]
     output = folder / f"{language}.out"

@@ -83,8 +83,8 @@ def _in_javascript(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         args = (args[0], args[1].split(","))
     if name == "rpc" and len(args) == 1:
         args = (*args, {})
-    if name == "select" and not args:
-        args = ("*",)
+    if name == "select":
+        args = (",".join(args) or "*",)
     return [_JS_NAMES.get(name, name), *args, *([options] if options else [])]
 
 

@@ -24,6 +24,8 @@ READING = (*cases_reading.FILTERS, *cases_reading.SELECTING, *cases_reading.EMBE
 WRITING = (*cases_writing.INSERTS, *cases_writing.CHANGES)
 Ask = Callable[[Case], Answer]
 
+# `supabase` gives `postgrest` arguments that it would rather not be given any more
+pytestmark = pytest.mark.filterwarnings("ignore:The '(timeout|verify|proxy)' parameter:DeprecationWarning")
 needs_node = pytest.mark.skipif(clients.missing() is not None, reason=f"JavaScript: {clients.missing()}")
 
 

@@ -4,10 +4,11 @@
 import readline from 'node:readline';
 import { PostgrestClient } from '@supabase/postgrest-js';
 import { createClient } from '@supabase/supabase-js';
+import ws from 'ws';
 
 const { FLUX_URL: url, FLUX_KEY: key } = process.env;
 const clients = {
-  'supabase-js': createClient(url, key, { auth: { persistSession: false, autoRefreshToken: false } }),
+  'supabase-js': createClient(url, key, { auth: { persistSession: false }, realtime: { transport: ws } }),
   'postgrest-js': new PostgrestClient(`${url}/rest/v1`, {
     headers: { apikey: key, Authorization: `Bearer ${key}` },
   }),
