@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor
@@ -31,10 +32,20 @@ async def connection_for(pool: Pool, identity: Identity) -> AsyncIterator[AsyncC
             except psycopg.Error as error:
                 refused = from_database(error, identity.role)
                 if not conn.closed and conn.info.transaction_status is not TransactionStatus.IDLE:
-                    await conn.execute("ROLLBACK")
+                    await _roll_back(conn)
                 raise refused from error
     except PoolTimeout:
         raise ApiError(504, "PGRST003", "Timed out acquiring connection from connection pool.") from None
+
+
+async def _roll_back(conn: AsyncConnection[Any]) -> None:
+    """Leave the transaction, and have psycopg forget what it takes for prepared.
+
+    In a pipeline it notes a statement as prepared when it is sent; of those behind one that fails PostgreSQL prepares
+    none, and every later request would be told that they do not exist. A ROLLBACK makes it forget, if only one whose
+    text it has not seen before.
+    """
+    await conn.execute(f"ROLLBACK -- {uuid4()}".encode(), prepare=False)
 
 
 async def read_rows(pool: Pool, identity: Identity, statements: Sequence[Statement], timeout_ms: int) -> list[Row]:
