@@ -16,6 +16,7 @@ from tests.edge.fakes import kept_decision, meter_reading
 
 from flux.model import DeviceId, HealthRecord, HealthStatus
 from flux.store.batches import COMPACT, LINES, encode_batch
+from flux.store.encoding import Recorded
 
 NOW = "2026-01-15T12:30:00Z"
 
@@ -67,7 +68,7 @@ def test_decisions_and_health_of_another_site_are_refused_too(live: LiveServer) 
         HealthRecord(device_id=known[name], time=meter_reading(1).time, status=HealthStatus.ONLINE)
         for name in ("WLCE-BESS-01", "HMCE-BESS-01")
     ]
-    batch = [kept_decision(1, known["WLCE-BESS-01"]), kept_decision(1, known["HMCE-BESS-01"]), *health]
+    batch: list[Recorded] = [kept_decision(1, known["WLCE-BESS-01"]), kept_decision(1, known["HMCE-BESS-01"]), *health]
     at = {"control_decisions": kept_decision(1).time.microsecond, "device_health": meter_reading(1).time.microsecond}
     answer = push(live, encode_batch(batch), COMPACT).json()
     assert (answer["stored"], answer["rejected"]) == (2, 2)
