@@ -35,7 +35,8 @@ async def answer(room: Room, request: Request, reading: Reading, media: Media, s
     """The rows of ``reading`` within ``span``, whatever they come from."""
     head = request.method == "HEAD"
     most = room.limits.rows if span.limit is None else min(span.limit, room.limits.rows)
-    at_once = min(most, room.limits.rows if head else room.limits.rows_at_once + 1)
+    in_one = room.limits.rows if head else room.limits.rows_at_once(reading.width())
+    at_once = min(most, in_one + 1)
     count = counted_as(request)
     form = None if head and not media.single else media
     statements = [reading.page(form, at_once, span.offset, count, room.limits.rows)]
@@ -45,8 +46,8 @@ async def answer(room: Room, request: Request, reading: Reading, media: Media, s
     rows = _number(page[0]) or 0
     total = _total(_number(page[2]), planned, room.limits.rows, count)
     if media.single and rows != 1:
-        raise _not_single(rows, room.limits.rows_at_once)
-    if rows > room.limits.rows_at_once and not head:
+        raise _not_single(rows, in_one)
+    if rows > in_one and not head:
         return await _streamed(room, request, reading, media, span, most, total)
     cut = rows == room.limits.rows and (span.limit is None or span.limit > rows)
     headers = _headers(request, media, span, rows, total)

@@ -21,8 +21,8 @@ class Limits:
 
     rows: int = 100_000
     """Of an answer, and of each resource embedded in a row of it."""
-    rows_at_once: int = 5_000
-    """Made by PostgreSQL as one value; more go out in a stream."""
+    bytes_at_once: int = 4 * 2**20
+    """Made by PostgreSQL as one value, as far as can be told before; more go out in a stream."""
     rows_in_chunk: int = 500
     """Of a stream, held in memory."""
     streams: int = 3
@@ -32,6 +32,10 @@ class Limits:
     body_bytes: int = 16 * 2**20
     catalogue_s: float = 2
     """After this, a name that is not known is looked for in the database again."""
+
+    def rows_at_once(self, width: int) -> int:
+        """Rows of so many bytes each that are made as one value."""
+        return max(1, min(self.rows - 1, self.bytes_at_once // max(1, width)))
 
 
 class Room:

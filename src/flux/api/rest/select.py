@@ -12,6 +12,8 @@ Each embedded resource is a lateral join with one column ``r``: null where there
 where there can be many. The names of tables and joins are numbers, so that no name of a request can be one of them.
 """
 
+from itertools import pairwise
+
 from flux.api.rest.catalogue import Catalogue, ForeignKey
 from flux.api.rest.errors import ApiError
 from flux.api.rest.filters import field_sql, where
@@ -38,6 +40,9 @@ _SCHEMA_NAMES = {
     "timestamp without time zone": "timestamp",
 }
 """The names of types that are more than one word, or other than PostgreSQL's own."""
+_STEPS_BACK = (sql("now() - interval '2 hours'"), sql("now() - interval '3 days'"))
+_MOST_NEWEST = 1000
+"""Rows; more than these are sorted anyway."""
 _FOUND = name("flux found")
 """A column beside those of a spread resource, which says that it is there."""
 
@@ -52,8 +57,14 @@ class Select:
         self.most_embedded = most_embedded
 
     def rows(self, root: Node, source: Fragment | None = None) -> Fragment:
-        """The rows of the root's table, or of ``source``, with the order of the plan; without its limit and offset."""
+        """The rows of the root's table, or of ``source``, in the order of the plan; without its limit and offset."""
         return self._select(root, sql("{} AS {}", source or root.table.sql, root.alias), [])
+
+    def some(self, root: Node, limit: int, offset: int, source: Fragment | None = None) -> Fragment:
+        """The same, at most ``limit`` of them."""
+        if source is None and root.limit is not None:
+            return self._newest(root, sql("{} AS {}", root.table.sql, root.alias), [], (), limit, offset)
+        return self._limited(self.rows(root, source), limit, offset)
 
     def count(self, root: Node, source: Fragment | None = None) -> Fragment:
         """The same rows for counting: no columns, no joins but those that leave rows out."""
@@ -150,13 +161,47 @@ class Select:
 
     def _child_rows(self, parent: Node, child: Child, extra: tuple[Fragment, ...] = ()) -> Fragment:
         source, condition = _related(parent, child)
-        rows = self._select(child.node, source, [condition], extra)
         node = child.node
-        if child.way.to_one and node.limit is None and not node.offset:
+        if node.limit is not None:
+            limit = min(node.limit, self.most_embedded)
+            return self._newest(node, source, [condition], extra, limit, node.offset)
+        rows = self._select(node, source, [condition], extra)
+        if child.way.to_one and not node.offset:
             return rows
-        limit = self.most_embedded if node.limit is None else min(node.limit, self.most_embedded)
-        bound = self.parameters.bind
-        return sql("{} LIMIT {} OFFSET {}", rows, bound(str(limit)), bound(str(node.offset)))
+        return self._limited(rows, self.most_embedded, node.offset)
+
+    def _limited(self, rows: Fragment, limit: int, offset: int) -> Fragment:
+        bind = self.parameters.bind
+        return sql("{} LIMIT {} OFFSET {}", rows, bind(str(limit)), bind(str(offset)))
+
+    def _newest(
+        self,
+        node: Node,
+        source: Fragment,
+        conditions: list[Fragment],
+        extra: tuple[Fragment, ...],
+        limit: int,
+        offset: int,
+    ) -> Fragment:
+        """The same, but the newest rows of a time series are looked for among the latest first.
+
+        Through a view that is a fence PostgreSQL takes no order from an index: it would sort all rows of a device to
+        find the last one. Here it begins with those of some hours, and goes on to older ones only while rows lack: what
+        follows in a UNION ALL is not begun once there are enough.
+        """
+        time = _newest_first(node)
+        if time is None or limit + offset > _MOST_NEWEST:
+            return self._limited(self._select(node, source, conditions, extra), limit, offset)
+        column = sql("{}.{}", node.alias, name(time))
+        pieces = []
+        for since, until in pairwise((None, *_STEPS_BACK, None)):
+            span = [*conditions]
+            if until is not None:
+                span.append(sql("{} >= {}", column, until))
+            if since is not None:
+                span.append(sql("{} < {}", column, since))
+            pieces.append(sql("({})", self._limited(self._select(node, source, span, extra), limit + offset, 0)))
+        return self._limited(sql("SELECT u.* FROM ({}) AS u", joined(" UNION ALL ", pieces)), limit, offset)
 
     def _matching(self, node: Node, source: Fragment, conditions: list[Fragment]) -> Fragment:
         conditions = [*conditions]
@@ -228,6 +273,14 @@ def _items_of(child: Child) -> list[Fragment]:
         return []  # joined for what it leaves out, never shown
     value = sql("{}.r", child.alias) if child.way.to_one else sql("coalesce({}.r, '[]')", child.alias)
     return [sql("{} AS {}", value, name(child.embed.name))]
+
+
+def _newest_first(node: Node) -> str | None:
+    """The column of time, where this is a time series and the newest rows of it are asked for first."""
+    key = node.table.primary_key
+    if len(key) < 2 or not node.order or node.table.columns[key[-1]].base_type != "timestamptz":
+        return None
+    return key[-1] if node.order[0] == Order(Field(key[-1]), None, True, node.order[0].nulls) else None
 
 
 def _ordered_by(parent: Node, child: Child) -> list[tuple[int, Order]]:

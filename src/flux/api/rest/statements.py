@@ -7,12 +7,15 @@
 
 from dataclasses import dataclass
 
-from flux.api.rest.catalogue import Catalogue
+from flux.api.rest.catalogue import Catalogue, ColumnInfo
 from flux.api.rest.media import Media
-from flux.api.rest.plan import Node
+from flux.api.rest.plan import Child, Node
 from flux.api.rest.prefer import Count
 from flux.api.rest.select import Select, column_names
 from flux.api.rest.sqltext import Fragment, Parameters, Value, joined, sql
+
+_EMBEDDED = 30
+"""Rows of an embedded resource, as an estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,11 @@ class Reading:
         """
         select = self.select()
         bind = select.parameters.bind
-        rows = sql(
-            "{} LIMIT {} OFFSET {}",
-            select.count(self.root, self.source) if media is None else select.rows(self.root, self.source),
-            bind(str(limit)),
-            bind(str(offset)),
-        )
+        if media is None:
+            matching = select.count(self.root, self.source)
+            rows = sql("{} LIMIT {} OFFSET {}", matching, bind(str(limit)), bind(str(offset)))
+        else:
+            rows = select.some(self.root, limit, offset, self.source)
         total = self._total(select, limit, offset, count, most_counted)
         if media is not None and media.single:
             text = sql("(SELECT {} FROM p LIMIT 1)", row_json(media))
@@ -72,6 +74,10 @@ class Reading:
         select = self.select()
         found = self.statement(select.count(self.root, self.source), select)
         return Statement(b"EXPLAIN (FORMAT JSON) " + found.text, found.values)
+
+    def width(self) -> int:
+        """About how many bytes a row of the answer has."""
+        return _width(self.root)
 
     def header(self) -> str:
         """The first line of a CSV."""
@@ -129,3 +135,21 @@ def row_csv() -> Fragment:
 
 def _csv(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in '",\n\r') else text
+
+
+def _width(node: Node) -> int:
+    """A name and a value for each column; of what is embedded, as many rows as may be expected."""
+    width = 0
+    for item in node.items:
+        if isinstance(item, Child):
+            rows = 1 if item.way.to_one else min(_EMBEDDED if item.node.limit is None else item.node.limit, _EMBEDDED)
+            width += 20 + rows * _width(item.node)
+        elif item.field.name == "*":
+            width += sum(map(_column_width, node.table.columns.values()))
+        else:
+            width += _column_width(node.table.columns[item.field.name])
+    return width
+
+
+def _column_width(column: ColumnInfo) -> int:
+    return len(column.name) + (300 if column.is_json else 20)
