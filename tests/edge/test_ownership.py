@@ -18,7 +18,7 @@ from flux.devices.simulator import SimulatedSite
 from flux.devices.template import builtin_template
 from flux.edge.runtime import EdgeRuntime
 from flux.edge.sql_link import SqlLink
-from flux.edge.stopping import SiteControl, resume_site, stop_site
+from flux.edge.stopping import SiteControl, SqlOrders, resume_site, stop_site
 from flux.edge.ticks import system_clock
 from flux.model import UnavailableError
 from flux.store import ownership
@@ -38,12 +38,12 @@ async def plant(
 
 def here(plant: Plant) -> SiteControl:
     """The command line on the edge's host while the platform is away."""
-    return SiteControl("WLCE", plant.home / "edge" / "WLCE", lambda: NOWHERE)
+    return SiteControl("WLCE", plant.home / "edge" / "WLCE", SqlOrders("WLCE", lambda: NOWHERE))
 
 
 def at_platform(plant: Plant) -> SiteControl:
     """The command line on the platform's host: no edge has its state there."""
-    return SiteControl("WLCE", plant.home / "elsewhere", lambda: plant.dsn)
+    return SiteControl("WLCE", plant.home / "elsewhere", SqlOrders("WLCE", lambda: plant.dsn))
 
 
 async def controls(plant: Plant) -> None:
@@ -82,7 +82,7 @@ async def test_a_stop_here_works_while_the_platform_is_away_and_outlives_a_resta
         assert edge.site.controller.last is not None
         assert "stopped by anna" in edge.site.controller.last.reason
         with pytest.raises(UnavailableError, match="not reached"):
-            await resume_site(SiteControl("WLCE", plant.home / "elsewhere", lambda: NOWHERE), "anna")
+            await resume_site(SiteControl("WLCE", plant.home / "elsewhere", SqlOrders("WLCE", lambda: NOWHERE)), "anna")
         words = await resume_site(here(plant), "anna")
         assert "the stop on this host ended" in words
         await controls(plant)
@@ -111,7 +111,7 @@ async def test_a_stop_at_the_platform_reaches_the_edge_and_says_so(plant: Plant)
 async def test_either_stop_is_enough(plant: Plant) -> None:
     async with plant.edge() as edge:
         await controls(plant)
-        both = SiteControl("WLCE", plant.home / "edge" / "WLCE", lambda: plant.dsn)
+        both = SiteControl("WLCE", plant.home / "edge" / "WLCE", SqlOrders("WLCE", lambda: plant.dsn))
         assert "on this host and at the platform" in await stop_site(both, "anna", "", WAIT)
         (plant.home / "edge" / "WLCE" / "stop.json").unlink()
         seen = edge.site.controller.cycles if edge.site.controller else 0
@@ -134,7 +134,9 @@ async def test_a_stop_that_no_edge_carries_out_says_so_and_waits_for_it(plant: P
 
 async def test_a_stop_that_reaches_nobody_says_so(plant: Plant) -> None:
     with pytest.raises(UnavailableError, match="site WLCE was not reached: no edge has its state"):
-        await stop_site(SiteControl("WLCE", plant.home / "elsewhere", lambda: NOWHERE), "anna", "", WAIT)
+        await stop_site(
+            SiteControl("WLCE", plant.home / "elsewhere", SqlOrders("WLCE", lambda: NOWHERE)), "anna", "", WAIT
+        )
 
 
 async def test_a_second_edge_records_only(plant: Plant, tmp_path: Path) -> None:
@@ -148,7 +150,7 @@ async def test_a_second_edge_records_only(plant: Plant, tmp_path: Path) -> None:
             assert second.site.controller is not None
             assert second.site.controller.batteries[0].last_command is None
             await plant.until(lambda: bool((status(second)["controller"] or {}).get("withheld")))
-            control = SiteControl("WLCE", other_home / "edge" / "WLCE", lambda: NOWHERE)
+            control = SiteControl("WLCE", other_home / "edge" / "WLCE", SqlOrders("WLCE", lambda: NOWHERE))
             with pytest.raises(UnavailableError, match="may not command"):
                 await stop_site(control, "anna", "", timedelta(seconds=2.5))
         assert abs(plant.battery_kw - 40) < 0.5  # the second one ended without a word to the battery

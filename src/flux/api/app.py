@@ -2,15 +2,15 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from time import monotonic
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, PlainTextResponse
-from psycopg import AsyncConnection, DataError, OperationalError
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from fastapi.responses import PlainTextResponse
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
 
 import flux
 from flux.api.access import Access
@@ -22,24 +22,14 @@ from flux.api.metrics import metrics_text
 from flux.api.observed import Observed
 from flux.api.realtime import Realtime
 from flux.api.rest.app import RestApp
-from flux.api.tokens import TokenError, Verifier
+from flux.api.tokens import Verifier
+from flux.api.typed.problems import add_handlers
+from flux.api.typed.router import typed_router
+from flux.api.typed.transfer import transfer_router
 from flux.api.uploads import Uploads
 from flux.config import Settings
-from flux.errors import ConflictError, FluxError, InputError, NotFoundError, RefusedError, UnavailableError
-from flux.model import Device, DeviceState, DeviceType
-from flux.registry import get_device, list_devices
-from flux.store import queries
 from flux.store.db import open_pool
 
-Level = Literal["5m", "30m", "1h"]
-_HTTP_STATUS: dict[type[FluxError], int] = {
-    TokenError: 401,
-    InputError: 422,
-    NotFoundError: 404,
-    ConflictError: 409,
-    RefusedError: 403,
-    UnavailableError: 503,
-}
 _FOR_PAGES = (
     "Content-Range",
     "Content-Location",
@@ -52,8 +42,6 @@ _FOR_PAGES = (
     "X-Request-Id",
 )
 """Headers of answers that a browser lets a page of another origin see."""
-_MAX_ROWS = 10_000
-_LONGEST_SPAN = {"5m": timedelta(days=32), "30m": timedelta(days=370), "1h": timedelta(days=3660)}
 
 
 async def _connection(request: Request) -> AsyncIterator[AsyncConnection[Any]]:
@@ -62,7 +50,6 @@ async def _connection(request: Request) -> AsyncIterator[AsyncConnection[Any]]:
 
 
 Connection = Annotated[AsyncConnection[Any], Depends(_connection)]
-Limit = Annotated[int, Query(ge=1, le=_MAX_ROWS)]
 
 
 def create_app(dsn: str, settings: Settings, verifier: Verifier, *, clock: Callable[[], datetime]) -> FastAPI:
@@ -83,11 +70,10 @@ def create_app(dsn: str, settings: Settings, verifier: Verifier, *, clock: Calla
 
     app = FastAPI(title="Flux", version=flux.__version__, lifespan=lifespan)
     app.state.settings, app.state.verifier, app.state.clock = settings, verifier, clock
-    app.add_exception_handler(FluxError, _flux_error)
-    app.add_exception_handler(DataError, _data_error)
-    app.add_exception_handler(OperationalError, _database_error)
-    app.add_exception_handler(PoolTimeout, _database_error)
-    _add_routes(app, clock)
+    add_handlers(app)
+    _add_routes(app)
+    app.include_router(typed_router())
+    app.include_router(transfer_router())
     app.include_router(edge_router())
     _guard(app, settings, verifier)
     return app
@@ -119,7 +105,7 @@ def _mount_rooms(app: FastAPI) -> None:
     app.mount("/rest/v1", RestApp(app.state.pool))
 
 
-def _add_routes(app: FastAPI, clock: Callable[[], datetime]) -> None:
+def _add_routes(app: FastAPI) -> None:
     @app.get("/healthz", summary="Whether the server and its database answer")
     async def health(request: Request) -> dict[str, str]:
         pool: AsyncConnectionPool[AsyncConnection[Any]] = request.app.state.pool
@@ -130,70 +116,3 @@ def _add_routes(app: FastAPI, clock: Callable[[], datetime]) -> None:
     @app.get("/metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
     async def metrics(conn: Connection) -> PlainTextResponse:
         return PlainTextResponse(await metrics_text(conn), media_type="text/plain; version=0.0.4")
-
-    @app.get("/v1/devices", summary="The registry")
-    async def devices(
-        conn: Connection, site: str | None = None, type: DeviceType | None = None, state: DeviceState | None = None
-    ) -> list[Device]:
-        return await list_devices(conn, site=site, type=type, state=state)
-
-    @app.get("/v1/devices/{name}", summary="One device, by name or id")
-    async def device(conn: Connection, name: str) -> Device:
-        return await get_device(conn, name)
-
-    @app.get("/v1/readings/latest", summary="The newest reading of each device")
-    async def latest(conn: Connection, site: str | None = None) -> list[dict[str, Any]]:
-        return await queries.latest_readings(conn, site=site)
-
-    @app.get("/v1/devices/{name}/readings", summary="Readings with start ≤ time < end, newest last")
-    async def readings(
-        conn: Connection,
-        name: str,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        limit: Limit = 1000,
-    ) -> list[dict[str, Any]]:
-        found = await get_device(conn, name)
-        since, until = _span(start, end, clock(), timedelta(days=370))
-        return await queries.readings(conn, found, since, until, limit=limit)
-
-    @app.get("/v1/devices/{name}/rollups/{level}", summary="Buckets with start ≤ time_b < end")
-    async def rollups(
-        conn: Connection, name: str, level: Level, start: datetime | None = None, end: datetime | None = None
-    ) -> list[dict[str, Any]]:
-        found = await get_device(conn, name)
-        since, until = _span(start, end, clock(), _LONGEST_SPAN[level])
-        return await queries.rollups(conn, found, level, since, until)
-
-
-def _span(start: datetime | None, end: datetime | None, now: datetime, longest: timedelta) -> tuple[datetime, datetime]:
-    """Default: the last 24 hours. A time without a zone is UTC."""
-    until = _aware(end) if end else now
-    try:
-        since = _aware(start) if start else until - timedelta(hours=24)
-    except OverflowError:
-        raise InputError(f"end {until.isoformat()} is too early to have 24 hours before it; give a start") from None
-    if since >= until:
-        raise InputError(f"start {since.isoformat()} must be before end {until.isoformat()}")
-    if until - since > longest:
-        raise InputError(f"the span is longer than {longest.days} days; ask for parts of it")
-    return since, until
-
-
-def _aware(instant: datetime) -> datetime:
-    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
-
-
-async def _flux_error(_request: Request, error: Exception) -> JSONResponse:
-    status = next((code for kind, code in _HTTP_STATUS.items() if isinstance(error, kind)), 400)
-    return JSONResponse({"message": str(error)}, status_code=status)
-
-
-async def _data_error(_request: Request, _error: Exception) -> JSONResponse:
-    """Text with a NUL in it, a time that PostgreSQL does not know."""
-    return JSONResponse({"message": "the request has a value that the database cannot hold"}, status_code=422)
-
-
-async def _database_error(_request: Request, _error: Exception) -> JSONResponse:
-    # the driver's message can name host and user: it is for the log, not for the client
-    return JSONResponse({"message": "the database does not answer; try again"}, status_code=503)

@@ -1,10 +1,11 @@
 """``flux alerts``: what somebody should know, and who is told."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flux.cli.shared import print_table, run_on_database
+from flux.cli.platform import need_database, platform
+from flux.cli.shared import print_table
 from flux.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ def list_(
     import json
     from datetime import UTC, datetime
 
+    from flux.api.typed import health
     from flux.model import parse_duration
-    from flux.registry import list_alerts, refresh_alerts
 
     now = datetime.now(UTC)
     try:
@@ -36,11 +37,8 @@ def list_(
     except ValueError as error:
         raise InputError(f"--since: {error}") from None
 
-    async def work(conn: Any) -> Any:
-        await refresh_alerts(conn, now)
-        return await list_alerts(conn, site=site, since=start)
-
-    alerts = run_on_database(work)
+    with platform() as there:
+        alerts = there.call(health.list_alerts, site=site, since=start)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(alert) for alert in alerts], indent=1, default=str))
         return
@@ -99,6 +97,7 @@ def _config() -> "NotificationConfig":
     from flux.config import load_settings
     from flux.registry.notify import load_notifications
 
+    need_database()
     file = load_settings().notifications_file
     config = load_notifications(file)
     if config is None:

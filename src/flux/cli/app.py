@@ -5,7 +5,8 @@ The command modules import only typer at their top, so that ``flux --help`` and 
 
 import os
 import sys
-from typing import NoReturn
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -27,6 +28,7 @@ from flux.cli import (
     market,
     market_files,
     optimum,
+    platform,
     quality,
     readings,
     report,
@@ -50,6 +52,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+@app.callback()
+def which_platform(
+    url: Annotated[
+        str | None, typer.Option(envvar="FLUX_URL", help="Work on a remote platform, e.g. https://flux.example.org.")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(envvar="FLUX_KEY", help="The key to it. `ps` shows what is typed here: rather set FLUX_KEY."),
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(envvar="FLUX_KEY_FILE", help="A file that has the key, which nobody else may read.")
+    ] = None,
+) -> None:
+    """Where a command works, for those that can work elsewhere than on this host."""
+    platform.choose(url, key, key_file)
 
 
 @app.command()

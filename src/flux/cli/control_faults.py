@@ -1,6 +1,6 @@
 """``flux control faults``: what went wrong under control, from when to when, as the ledger has it."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,17 +28,14 @@ def faults(
 
     Example: `flux control faults --site WLCE --since 7d`
     """
-    from flux.cli.control_ledger import _on_database, _span
-    from flux.control.faults import fault_spans
-    from flux.store import decisions
+    from flux.api.typed import ledger
+    from flux.cli.control_ledger import _bounds
+    from flux.cli.platform import platform
 
-    span = _span(since, until, "live")
-
-    async def work(conn: Any) -> "tuple[str, list[FaultSpan]]":
-        zone = await decisions.zone_of_site(conn, site)
-        return zone, fault_spans(await decisions.fault_rows(conn, site, span))
-
-    zone, found = _on_database(work)
+    first, end = _bounds(since, until)
+    with platform() as there:
+        answer = there.call(ledger.list_faults, site=site, start=first, end=end)
+    zone, found = answer.timezone, answer.faults
     wanted = [one for one in found if kind in (None, one.kind) and device in (None, one.device)]
     if as_json:
         _print_json(wanted)

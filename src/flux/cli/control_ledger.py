@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from datetime import datetime
     from zoneinfo import ZoneInfo
 
+    from flux.cli.platform import Platform
     from flux.control.summary import PlanSummary
-    from flux.store.decisions import LedgerSpan
 
+_MOST_ROWS = 1_000_000
 SiteCode = Annotated[str, typer.Option("--site", help="The site's code, like WLCE.")]
 Since = Annotated[str, typer.Option(help="From then on: 90s, 2h, 7d ago, or a time like 2026-01-15T12:00Z.")]
 Until = Annotated[str | None, typer.Option(help="Until then, not included; written like --since; default: now.")]
@@ -37,20 +38,11 @@ def log(
 
     Example: `flux control log --site WLCE --since 6h --changes`
     """
-    from flux.control.summary import changes as only_changes
-    from flux.store import decisions
+    from flux.cli.platform import platform
 
-    span = _span(since, until, plan)
-
-    async def work(conn: Any) -> "tuple[str, list[dict[str, Any]]]":
-        zone = await decisions.zone_of_site(conn, site)
-        limit = 1_000_000 if last is None or changes else last
-        return zone, await decisions.decisions_of_site(conn, site, span, limit=limit)
-
-    zone, rows = _on_database(work)
-    shown = list(only_changes(rows)) if changes else rows
-    if last is not None:
-        shown = shown[-last:]
+    first, end = _bounds(since, until)
+    with platform() as there:
+        zone, shown = decisions_of(there, site, first, end, plan=plan, changes=changes, last=last)
     if as_json:
         _print_json(shown)
     else:
@@ -74,31 +66,17 @@ def why(
     """
     from zoneinfo import ZoneInfo
 
-    from flux.control.explain import as_json as in_json
-    from flux.control.explain import explain, held_at, in_lines
-    from flux.errors import NotFoundError
-    from flux.registry import get_device
-    from flux.store import decisions
+    from flux.api.typed import ledger
+    from flux.cli.platform import platform
 
-    async def work(conn: Any) -> "tuple[ZoneInfo, datetime, dict[str, Any] | None]":
-        battery = await get_device(conn, device)
-        name = await decisions.newest_plan_zone(conn, battery) or await decisions.zone_of_site(conn, battery.site)
-        zone = ZoneInfo(name)
-        instant = _instant_of(at, zone)
-        return zone, instant, await decisions.decision_at(conn, battery, instant, plan=_plan_name(plan))
-
-    zone, instant, row = _on_database(work)
-    local = f"{instant.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"
-    if row is None:
-        raise NotFoundError(f"nothing was decided for {device} ({plan} plan) at or before {local}")
-    if not held_at(row, instant):
-        then = f"{row['time'].astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"
-        raise NotFoundError(f"nothing was decided for {device} at {local}; the last decision before is of {then}")
-    found = explain(row)
+    with platform() as there:
+        zone = there.call(ledger.zone_of_battery, name=device)
+        instant = _instant_of(at, ZoneInfo(zone))
+        found = there.call(ledger.why_decided, name=device, at=instant, plan=plan)
     if as_json:
-        _print_json([in_json(found)], alone=True)
+        _print_json([found.decision], alone=True)
     else:
-        for line in in_lines(found, zone):
+        for line in found.lines:
             typer.echo(line)
 
 
@@ -109,12 +87,13 @@ def compare(site: SiteCode, since: Since = "24h", until: Until = None, as_json: 
 
     Example: `flux control compare --site WLCE --since 7d`
     """
-    from flux.control.summary import summarise
-    from flux.store import decisions
+    from flux.api.typed import ledger
+    from flux.cli.platform import platform
 
-    span = _span(since, until, "all")
-    rows = _on_database(lambda conn: decisions.decisions_of_site(conn, site, span))
-    summaries = [_figures(summary) for summary in summarise(rows, span.until)]
+    first, end = _bounds(since, until)
+    with platform() as there:
+        found = there.call(ledger.compare_plans, site=site, start=first, end=end)
+    summaries = [_figures(summary) for summary in found]
     if as_json:
         _print_json(summaries)
     elif not summaries:
@@ -132,13 +111,12 @@ def plan(hash: Annotated[str, typer.Argument(help="The plan's hash, or the start
     """
     import json
 
-    from flux.errors import NotFoundError
-    from flux.store import decisions
+    from flux.api.typed import ledger
+    from flux.cli.platform import platform
 
-    row = _on_database(lambda conn: decisions.plan_body(conn, hash))
-    if row is None:
-        raise NotFoundError(f"no plan, or more than one, has a hash that begins with {hash}")
-    typer.echo(json.dumps(row["body"], indent=2))
+    with platform() as there:
+        found = there.call(ledger.show_plan, hash=hash)
+    typer.echo(json.dumps(found.body, indent=2))
 
 
 def rejected(
@@ -176,19 +154,43 @@ def _on_database(work: Any) -> Any:
     return run_on_database(work)
 
 
-def _plan_name(text: str) -> str:
-    return "" if text == "live" else text
+def decisions_of(
+    there: "Platform",
+    site: str,
+    start: "datetime",
+    end: "datetime",
+    *,
+    plan: str,
+    changes: bool,
+    last: int | None,
+) -> tuple[str, list[dict[str, Any]]]:
+    """The site's time zone and its decisions of [start, end), oldest first; in pages where it gives no more at once."""
+    from flux.api.typed import ledger
+
+    if there.page_rows is None or changes:
+        limit = _MOST_ROWS if there.page_rows is None else there.page_rows
+        answer = there.call(
+            ledger.list_decisions, site=site, start=start, end=end, plan=plan, changes=changes, limit=last or limit
+        )
+        return answer.timezone, answer.decisions
+    rows: list[dict[str, Any]] = []
+    while True:
+        size = min(there.page_rows, (last or _MOST_ROWS) - len(rows))
+        answer = there.call(ledger.list_decisions, site=site, start=start, end=end, plan=plan, limit=size)
+        rows = answer.decisions + rows
+        if len(answer.decisions) < size or len(rows) >= (last or _MOST_ROWS):
+            return answer.timezone, rows
+        end = answer.decisions[0]["time"]
 
 
-def _span(since: str, until: str | None, plan: str) -> "LedgerSpan":
+def _bounds(since: str, until: str | None) -> "tuple[datetime, datetime]":
     from datetime import UTC, datetime
 
     from flux.cli.readings import _instant
-    from flux.store.decisions import LedgerSpan
 
     now = datetime.now(UTC)
     end = now if until is None else _instant(until, now, "--until")
-    return LedgerSpan(_instant(since, now, "--since"), end, None if plan == "all" else _plan_name(plan))
+    return _instant(since, now, "--since"), end
 
 
 def _instant_of(text: str | None, zone: "ZoneInfo") -> "datetime":

@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flux.cli.shared import actor, opened_database, run_on_database
+from flux.cli.platform import body, platform
+from flux.cli.shared import opened_database
+from flux.errors import InputError
 
 if TYPE_CHECKING:
+    from flux.config import YamlDocument
     from flux.control.plan import ControllerPlan
     from flux.edge.link import RegistrySnapshot
 
@@ -24,12 +27,16 @@ def push(
 
     Example: `flux control push plan.yaml --site WLCE`
     """
-    from flux.control.ledger import plan_text
-    from flux.store.site_plans import push_plan
+    from flux.api.typed import control
+    from flux.config import load_yaml
 
-    text = plan_text(checked_plan(plan, site))
-    news = run_on_database(lambda conn: push_plan(conn, site, text, actor=actor()))
-    typer.echo(f"{site}: plan {text.hash} {'is in force' if news else 'was in force already'}")
+    document = load_yaml(plan)
+    own = {name: file.read_text(encoding="utf-8") for name, file in _own_templates(document, plan).items()}
+    text = plan.read_text(encoding="utf-8")
+    given = body(control.PlanFile, text=text, file=str(plan), templates=own)
+    with platform() as there:
+        done = there.call(control.push_plan, site=site, body=given)
+    typer.echo(f"{site}: plan {done.hash} {'is in force' if done.news else 'was in force already'}")
 
 
 def withdraw(site: SiteCode) -> None:
@@ -37,9 +44,10 @@ def withdraw(site: SiteCode) -> None:
 
     Example: `flux control withdraw --site WLCE`
     """
-    from flux.store.site_plans import withdraw_plan
+    from flux.api.typed import control
 
-    gone = run_on_database(lambda conn: withdraw_plan(conn, site))
+    with platform() as there:
+        gone = there.call(control.withdraw_plan, site=site).count
     typer.echo(f"{site}: {'its site file counts again' if gone else 'no plan was pushed'}")
 
 
@@ -52,10 +60,26 @@ def checked_plan(path: Path, site: str) -> "ControllerPlan":
 
     document = load_yaml(path)
     plan = parse_plan(document)
-    named = document.data.get("templates_dir") if isinstance(document.data, dict) else None
-    folder = path.parent / named if isinstance(named, str) else None
-    check_devices(document, plan, site, _snapshot(site), TemplateShelf(folder))
+    check_devices(document, plan, site, _snapshot(site), TemplateShelf(_templates_dir(document, path)))
     return plan
+
+
+def _templates_dir(document: "YamlDocument", path: Path) -> Path | None:
+    """The folder of templates that a site file names."""
+    named = document.data.get("templates_dir") if isinstance(document.data, dict) else None
+    return path.parent / named if isinstance(named, str) else None
+
+
+def _own_templates(document: "YamlDocument", path: Path) -> dict[str, Path]:
+    """The files of the site's own templates, by name; each is checked. InputError where the folder is none."""
+    from flux.devices.template import load_template
+
+    folder = _templates_dir(document, path)
+    if folder is None:
+        return {}
+    if not folder.is_dir():
+        raise InputError(f"templates_dir {folder}: is not a folder")
+    return {load_template(file).name: file for file in sorted(folder.glob("*.yaml"))}
 
 
 def _snapshot(site: str) -> "RegistrySnapshot":

@@ -1,7 +1,8 @@
 """``flux control stop`` and ``flux control resume``."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from flux.edge.stopping import SiteControl
 
+T = TypeVar("T")
 SiteCode = Annotated[str, typer.Option("--site", help="The site's code, like WLCE.")]
 Home = Annotated[
     Path | None, typer.Option("--home", help="Folder of the edge's state; default: FLUX_HOME, else .flux.")
@@ -60,9 +62,10 @@ def resume(site: SiteCode, home: Home = None, site_file: SiteFilePath = None) ->
 def _site_control(site: str, home: Path | None, site_file: Path | None) -> "SiteControl":
     import re
 
+    from flux.cli.platform import chosen
     from flux.config import load_settings
     from flux.edge.config import load_site_file
-    from flux.edge.stopping import SiteControl
+    from flux.edge.stopping import SiteControl, SqlOrders
     from flux.store.db import resolve_dsn
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,49}", site):
@@ -75,7 +78,53 @@ def _site_control(site: str, home: Path | None, site_file: Path | None) -> "Site
         if loaded.config.site != site:
             raise InputError(f"{site_file} is of site {loaded.config.site}, not {site}")
         state_dir = loaded.state_dir(folder)
-    return SiteControl(site, state_dir, lambda: resolve_dsn(settings))
+    remote = chosen()
+    orders = SqlOrders(site, lambda: resolve_dsn(settings)) if remote is None else _HttpOrders(site)
+    return SiteControl(site, state_dir, orders)
+
+
+class _HttpOrders:
+    """Orders to a remote platform; the actor is its key's name."""
+
+    def __init__(self, site: str) -> None:
+        self._site = site
+
+    async def stop(self, actor: str, reason: str) -> None:  # noqa: ARG002 - the platform knows whose key it is
+        from flux.api.typed import control
+        from flux.cli.platform import body, platform
+
+        def send() -> None:
+            with platform() as there:
+                there.call(control.stop_site, site=self._site, body=body(control.StopSite, reason=reason))
+
+        await self._aside(send)
+
+    async def resume(self, actor: str) -> bool:  # noqa: ARG002 - the platform knows whose key it is
+        from flux.api.typed import control
+        from flux.cli.platform import platform
+
+        def send() -> bool:
+            with platform() as there:
+                return there.call(control.resume_site, site=self._site).was_stopped
+
+        return await self._aside(send)
+
+    async def acknowledged(self) -> bool:
+        from flux.api.typed import control
+        from flux.cli.platform import platform
+
+        def look() -> bool:
+            with platform() as there:
+                stop = there.call(control.control_state, site=self._site).stop
+            return stop is not None and stop.acknowledged_at is not None
+
+        return await self._aside(look)
+
+    async def _aside(self, send: Callable[[], T]) -> T:
+        """In a thread: the batteries on this host are looked at meanwhile."""
+        import asyncio
+
+        return await asyncio.to_thread(send)
 
 
 def _duration(text: str) -> "timedelta":

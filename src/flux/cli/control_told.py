@@ -4,12 +4,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flux.cli.shared import print_table, run_on_database
+from flux.cli.platform import body, platform
+from flux.cli.shared import print_table
 from flux.errors import InputError
 
 if TYPE_CHECKING:
     from datetime import datetime
     from zoneinfo import ZoneInfo
+
+    from flux.cli.platform import Platform
 
 schedule_app = typer.Typer(no_args_is_help=True, help="External dispatch of a site: what mode `axle` is asked to do.")
 envelope_app = typer.Typer(no_args_is_help=True, help="Operating envelopes: grid limits that hold for a while.")
@@ -32,19 +35,14 @@ def add_step(
 
     Example: `flux control schedule add discharge_max --site WLCE --from 17:00 --until 17:30`
     """
-    from flux.control.state import ScheduleStep
-    from flux.store.dispatch import MANUAL, replace_schedule, schedule_of
+    from flux.api.typed import control
 
     if action not in _ACTIONS:
         raise InputError(f"{action!r}: must be one of {', '.join(_ACTIONS)}")
-
-    async def work(conn: Any) -> str:
-        zone, (begin, end) = await _span(conn, site, start, until)
-        by_hand = [stored.step for stored in await schedule_of(conn, site) if stored.source == MANUAL]
-        await replace_schedule(conn, site, [ScheduleStep(begin, end, action), *by_hand], source=MANUAL)
-        return f"{site}: {action} from {_local(begin, zone)} until {_local(end, zone)}"
-
-    typer.echo(run_on_database(work))
+    with platform() as there:
+        zone, (begin, end) = _span(there, site, start, until)
+        there.call(control.add_step, site=site, body=body(control.Step, action=action, start=begin, end=end))
+    typer.echo(f"{site}: {action} from {_local(begin, zone)} until {_local(end, zone)}")
 
 
 @schedule_app.command("show")
@@ -53,18 +51,16 @@ def show_schedule(site: SiteCode, as_json: AsJson = False) -> None:
 
     Example: `flux control schedule show --site WLCE`
     """
-    from flux.store.dispatch import schedule_of
+    from flux.api.typed import control
 
-    async def work(conn: Any) -> list[dict[str, Any]]:
-        zone = await _zone(conn, site)
-        rows = [(one.step.start, one.step.end, one.received_at, one) for one in await schedule_of(conn, site)]
-        return [
-            {"from": _shown(start, zone, as_json), "until": _shown(end, zone, as_json), "action": one.step.action}
-            | {"source": one.source, "received": _shown(at, zone, as_json)}
-            for start, end, at, one in rows
-        ]
-
-    _print(run_on_database(work), as_json, f"{site}: nothing is scheduled")
+    with platform() as there:
+        zone, steps = _zone(there, site), there.call(control.show_schedule, site=site)
+    rows = [
+        {"from": _shown(one.step.start, zone, as_json), "until": _shown(one.step.end, zone, as_json)}
+        | {"action": one.step.action, "source": one.source, "received": _shown(one.received_at, zone, as_json)}
+        for one in steps
+    ]
+    _print(rows, as_json, f"{site}: nothing is scheduled")
 
 
 @schedule_app.command("clear")
@@ -76,10 +72,11 @@ def clear_schedule(
 
     Example: `flux control schedule clear --site WLCE`
     """
-    from flux.store.dispatch import replace_schedule
+    from flux.api.typed import control
 
-    replaced = run_on_database(lambda conn: replace_schedule(conn, site, [], source=source))
-    typer.echo(f"{site}: {_count(replaced.withdrawn, f'step of {source}', f'steps of {source}')} withdrawn")
+    with platform() as there:
+        count = there.call(control.clear_schedule, site=site, source=source).count
+    typer.echo(f"{site}: {_count(count, f'step of {source}', f'steps of {source}')} withdrawn")
 
 
 @envelope_app.command("add")
@@ -94,16 +91,14 @@ def add_envelope(
 
     Example: `flux control envelope add --site WLCE --export 100 --from 11:00 --until 15:00`
     """
-    from flux.control.state import Envelope, SiteLimits
-    from flux.store import dispatch
+    from flux.api.typed import control
 
-    async def work(conn: Any) -> str:
-        zone, (begin, end) = await _span(conn, site, start, until)
-        await dispatch.add_envelope(conn, site, Envelope(begin, end, SiteLimits(import_kw, export_kw)))
-        limits = ", ".join(f"{n} {v:g} kW" for n, v in (("import", import_kw), ("export", export_kw)) if v is not None)
-        return f"{site}: {limits} from {_local(begin, zone)} until {_local(end, zone)}"
-
-    typer.echo(run_on_database(work))
+    with platform() as there:
+        zone, (begin, end) = _span(there, site, start, until)
+        new = body(control.NewEnvelope, start=begin, end=end, import_kw=import_kw, export_kw=export_kw)
+        there.call(control.add_envelope, site=site, body=new)
+    limits = ", ".join(f"{n} {v:g} kW" for n, v in (("import", import_kw), ("export", export_kw)) if v is not None)
+    typer.echo(f"{site}: {limits} from {_local(begin, zone)} until {_local(end, zone)}")
 
 
 @envelope_app.command("show")
@@ -112,21 +107,18 @@ def show_envelopes(site: SiteCode, as_json: AsJson = False) -> None:
 
     Example: `flux control envelope show --site WLCE`
     """
-    from flux.store.dispatch import envelopes_of
+    from flux.api.typed import control
 
-    async def work(conn: Any) -> list[dict[str, Any]]:
-        zone = await _zone(conn, site)
-        rows = [
-            (one.envelope.start, one.envelope.end, one.envelope.limits, one) for one in await envelopes_of(conn, site)
-        ]
-        return [
-            {"from": _shown(start, zone, as_json), "until": _shown(end, zone, as_json)}
-            | {"import_limit_kw": limits.import_kw, "export_limit_kw": limits.export_kw}
-            | {"source": one.source, "received": _shown(one.received_at, zone, as_json)}
-            for start, end, limits, one in rows
-        ]
-
-    _print(run_on_database(work), as_json, f"{site}: no envelope; the plan's limits hold")
+    with platform() as there:
+        zone, envelopes = _zone(there, site), there.call(control.show_envelopes, site=site)
+    held = [(one.envelope, one) for one in envelopes]
+    rows = [
+        {"from": _shown(envelope.start, zone, as_json), "until": _shown(envelope.end, zone, as_json)}
+        | {"import_limit_kw": envelope.limits.import_kw, "export_limit_kw": envelope.limits.export_kw}
+        | {"source": one.source, "received": _shown(one.received_at, zone, as_json)}
+        for envelope, one in held
+    ]
+    _print(rows, as_json, f"{site}: no envelope; the plan's limits hold")
 
 
 @envelope_app.command("clear")
@@ -135,9 +127,10 @@ def clear_envelopes(site: SiteCode) -> None:
 
     Example: `flux control envelope clear --site WLCE`
     """
-    from flux.store import dispatch
+    from flux.api.typed import control
 
-    count = run_on_database(lambda conn: dispatch.clear_envelopes(conn, site))
+    with platform() as there:
+        count = there.call(control.clear_envelopes, site=site).count
     typer.echo(f"{site}: {_count(count, 'envelope', 'envelopes')} withdrawn")
 
 
@@ -145,20 +138,18 @@ def _count(number: int, one: str, several: str) -> str:
     return f"{number} {one if number == 1 else several}"
 
 
-async def _zone(conn: Any, site: str) -> "ZoneInfo":
+def _zone(there: "Platform", site: str) -> "ZoneInfo":
     from zoneinfo import ZoneInfo
 
-    from flux.store.decisions import zone_of_site
-    from flux.store.dispatch import check_site
+    from flux.api.typed import control
 
-    await check_site(conn, site)
-    return ZoneInfo(await zone_of_site(conn, site))
+    return ZoneInfo(there.call(control.control_state, site=site).timezone)
 
 
-async def _span(conn: Any, site: str, start: str | None, until: str) -> "tuple[ZoneInfo, tuple[datetime, datetime]]":
+def _span(there: "Platform", site: str, start: str | None, until: str) -> "tuple[ZoneInfo, tuple[datetime, datetime]]":
     from datetime import UTC, datetime
 
-    zone = await _zone(conn, site)
+    zone = _zone(there, site)
     now = datetime.now(UTC).replace(microsecond=0)
     begin = now if start is None else instant(start, zone, now, "--from")
     end = instant(until, zone, begin, "--until")

@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flux.cli.shared import actor, print_table, run_on_database
+from flux.cli.platform import body, platform
+from flux.cli.shared import print_table
 from flux.errors import InputError
 
 app = typer.Typer(
@@ -32,14 +33,11 @@ def list_(
     """
     from dataclasses import asdict
 
-    from flux.registry import get_device
-    from flux.store.counters import list_events
+    from flux.api.typed import quality
 
-    async def work(conn: Any) -> Any:
-        of = (await get_device(conn, device)).id if device else None
-        return await list_events(conn, site=site, device=of, everything=everything, limit=limit)
-
-    rows = [asdict(event) for event in run_on_database(work)]
+    with platform() as there:
+        events = there.call(quality.list_counter_events, site=site, device=device, everything=everything, limit=limit)
+    rows = [asdict(event) for event in events]
     if as_json:
         print_json(rows)
     elif rows:
@@ -88,29 +86,21 @@ def withdraw(device: Device, counter: Counter, time: Time, reason: Reason = None
 
     Example: `flux counters withdraw WLCE-GRID energy_imported_active 2026-01-15T12:02`
     """
-    from flux.registry import get_device
-    from flux.store import counters
+    from flux.api.typed import quality
 
-    at = time_of(time)
-
-    async def work(conn: Any) -> Any:
-        found = await get_device(conn, device)
-        return await counters.withdraw(conn, found, counter, at, by=actor(), reason=reason)
-
-    typer.echo(f"{device} {counter} {run_on_database(work):%Y-%m-%d %H:%M:%S}: withdrawn")
+    taken_back = body(quality.Withdrawal, time=time_of(time), reason=reason)
+    with platform() as there:
+        at = there.call(quality.withdraw_ruling, name=device, counter=counter, body=taken_back).time
+    typer.echo(f"{device} {counter} {at:%Y-%m-%d %H:%M:%S}: withdrawn")
 
 
 def _rule(device: str, counter: str, time: str, kind: str, step: float | None, reason: str | None) -> None:
-    from flux.registry import get_device
-    from flux.store import counters
+    from flux.api.typed import quality
+    from flux.store.counters import Ruling
 
-    at, ruling = time_of(time), counters.Ruling(kind)
-
-    async def work(conn: Any) -> Any:
-        found = await get_device(conn, device)
-        return await counters.rule(conn, found, counter, at, ruling, by=actor(), reason=reason, step=step)
-
-    done = run_on_database(work)
+    ruling = body(quality.NewRuling, time=time_of(time), ruling=Ruling(kind), step=step, reason=reason)
+    with platform() as there:
+        done = there.call(quality.rule_on_counter, name=device, counter=counter, body=ruling).time
     what = f"{step:,.2f} counted" if step is not None else kind.replace("_", " ")
     typer.echo(f"{device} {counter} {done:%Y-%m-%d %H:%M:%S}: {what}; the rollups follow with the next refresh")
 

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flux.cli import maintenance
+from flux.cli.platform import body, platform
 from flux.cli.shared import actor, choice, print_table, run_on_database
 from flux.errors import DeviceError, InputError, NotFoundError
 
 if TYPE_CHECKING:
+    from flux.cli.platform import Platform
     from flux.model import Device
 
 app = typer.Typer(no_args_is_help=True, help="The registry: every device, what it is and what state it is in.")
@@ -28,12 +30,13 @@ def list_(
 
     Example: `flux devices list --site WLCE --state active`
     """
+    from flux.api.typed import devices
     from flux.model import DeviceState, DeviceType
-    from flux.registry import list_devices
 
     wanted_type = choice(DeviceType, type, "--type")
     wanted_state = choice(DeviceState, state, "--state")
-    found = run_on_database(lambda conn: list_devices(conn, site=site, type=wanted_type, state=wanted_state))
+    with platform() as there:
+        found = there.call(devices.list_devices, site=site, type=wanted_type, state=wanted_state)
     if as_json:
         typer.echo("[" + ",\n ".join(device.model_dump_json() for device in found) + "]")
         return
@@ -49,13 +52,11 @@ def show(name: Annotated[str, typer.Argument(help="Name or id.")], as_json: AsJs
 
     Example: `flux devices show WLCE-BESS-01`
     """
-    from flux.registry import get_device, history
+    from flux.api.typed import devices
 
-    async def both(conn: Any) -> tuple["Device", list[Any]]:
-        device = await get_device(conn, name)
-        return device, await history(conn, device.id)
-
-    device, events = run_on_database(both)
+    with platform() as there:
+        device = there.call(devices.show_device, name=name)
+        events = there.call(devices.device_events, name=str(device.id))
     if as_json:
         typer.echo(device.model_dump_json(indent=2))
         return
@@ -78,8 +79,9 @@ def add(
     Example: `flux devices add WLCE-GRID-METER --type meter --site WLCE --template acuvim2_standard
     --host 192.168.1.20 --set meter_type=grid --set ct_ratio=200`
     """
+    from flux.api.typed import devices
     from flux.model import DeviceType
-    from flux.registry import add_device, doubts_about, parse_new_device
+    from flux.registry import parse_new_device
 
     kind = choice(DeviceType, type, "--type")
     template_key = "template" if kind is DeviceType.BESS else "register_map"
@@ -87,13 +89,11 @@ def add(
     given = {key: value for key, value in values.items() if value is not None}
     new = parse_new_device({"name": name, "type": type, "site": site, "metadata": given | _key_values(metadata or [])})
 
-    async def work(conn: Any) -> tuple["Device", list[str]]:
-        return await add_device(conn, new, actor=actor()), await doubts_about(conn, new)
-
-    device, doubts = run_on_database(work)
-    for doubt in doubts:
+    with platform() as there:
+        done = there.call(devices.register_device, body=new)
+    for doubt in done.doubts:
         typer.secho(f"warning: {name}: {doubt}", fg="yellow", err=True)
-    typer.echo(f"{device.name} is registered at {device.site}; state: {device.state}")
+    typer.echo(f"{done.device.name} is registered at {done.device.site}; state: {done.device.state}")
 
 
 @app.command("set")
@@ -110,7 +110,7 @@ def set_(
     """
     from datetime import datetime
 
-    from flux.registry import get_device, set_metadata
+    from flux.api.typed import devices
 
     try:
         since = datetime.fromisoformat(unchanged_since) if unchanged_since else None
@@ -119,12 +119,10 @@ def set_(
     removed = [pair[:-1] for pair in pairs if pair.endswith("=")]
     changes = _key_values([pair for pair in pairs if not pair.endswith("=")])
 
-    async def work(conn: Any) -> tuple["Device", "Device"]:
-        before = await get_device(conn, name)
-        after = await set_metadata(conn, before.id, changes, actor=actor(), removed=removed, unchanged_since=since)
-        return before, after
-
-    before, after = run_on_database(work)
+    change = body(devices.MetadataChange, set=changes, remove=removed, unchanged_since=since)
+    with platform() as there:
+        done = there.call(devices.change_metadata, name=name, body=change)
+    before, after = done.before, done.device
     old, new = (device.metadata.model_dump(mode="json", exclude_none=True) for device in (before, after))
     for key in sorted({*changes, *removed}):
         typer.echo(f"{after.name}: {key} {old.get(key, '–')} → {new.get(key, '–')}")
@@ -138,12 +136,10 @@ def history_(name: Annotated[str, typer.Argument(help="Name or id.")], as_json: 
 
     Example: `flux devices history WLCE-BESS-01`
     """
-    from flux.registry import get_device, history
+    from flux.api.typed import devices
 
-    async def work(conn: Any) -> Any:
-        return await history(conn, (await get_device(conn, name)).id)
-
-    events = run_on_database(work)
+    with platform() as there:
+        events = there.call(devices.device_events, name=name)
     if as_json:
         import dataclasses
         import json
@@ -168,20 +164,12 @@ def apply_template(
 
     Example: `flux devices apply-template --template powerpack_bess.yaml --filter "type=bess,site=WLCE" --commit`
     """
-    from flux.registry import apply_template as apply
-    from flux.registry import changes_by, find_template, matching_devices
+    from flux.api.typed import templates
 
-    async def work(conn: Any) -> list[Any]:
-        devices = await matching_devices(conn, filter)
-        named = await find_template(conn, template)
-        changes = await changes_by(conn, named, devices)
-        if commit and changes:
-            await apply(conn, named, devices, actor=actor())
-        return changes
-
-    changes = run_on_database(work)
-    if not changes:
-        raise NotFoundError(f"no device matches {filter!r}")
+    with platform() as there:
+        given, text = _template_given(there, template)
+        wanted = body(templates.TemplateApply, template=given, text=text, filter=filter, commit=commit)
+        changes = there.call(templates.apply_template_to, body=wanted).changes
     for change in changes:
         typer.echo(f"{change.device.name}: {'nothing changes' if not change.lines else ''}".rstrip(": "))
         for line in change.lines:
@@ -228,14 +216,33 @@ def decommission(
 
     Example: `flux devices decommission WLCE-BESS-01 --reason replaced`
     """
-    from flux.registry import decommission as end_of_life
-    from flux.registry import get_device
+    from flux.api.typed import devices
 
-    async def work(conn: Any) -> "Device":
-        return await end_of_life(conn, (await get_device(conn, name)).id, actor=actor(), reason=reason)
-
-    device = run_on_database(work)
+    with platform() as there:
+        device = there.call(devices.decommission_device, name=name, body=body(devices.Why, reason=reason))
     typer.echo(f"{device.name} is decommissioned; its name is free, its readings stay under id {device.id}")
+
+
+def _template_given(there: "Platform", name_or_file: str) -> tuple[str, str | None]:
+    """The name of a template, and its text where it is a file here, checked.
+
+    ``powerpack_bess.yaml`` means the template ``powerpack_bess`` where there is no such file here.
+    """
+    from pathlib import Path
+
+    from flux.api.typed import templates
+    from flux.devices.template import load_template
+
+    file = Path(name_or_file)
+    if file.is_file():
+        return load_template(file).name, file.read_text(encoding="utf-8")
+    if file.suffix not in {".yaml", ".yml", ".json"}:
+        return name_or_file, None
+    try:
+        return there.call(templates.show_template, template=file.stem).name, None
+    except NotFoundError:
+        load_template(file)  # which says that there is no such file
+        raise
 
 
 def _key_values(pairs: list[str]) -> dict[str, Any]:

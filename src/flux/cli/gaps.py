@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flux.cli.platform import platform
 from flux.cli.readings import _instant, _now
 from flux.cli.shared import print_table, run_on_database
 from flux.cli.transfer import Force, IgnoreUnknown, Rejects, Timezone, print_report, run_import, zone_named
 
 if TYPE_CHECKING:
     from flux.store.gaps import FilledGap, Gap
-    from flux.store.rollups import Lag
     from flux.store.transfer import ImportReport
 
 app = typer.Typer(subcommand_metavar="[fill …]")
@@ -39,18 +39,15 @@ def list_gaps(
     """
     if context.invoked_subcommand is not None:
         return
-    from flux.store import gaps, rollups
+    from flux.api.typed import quality
 
     now = _now()
     first = _instant(since, now, "--since")
     end = _instant(until, now, "--until") if until else now + timedelta(days=1)
-
-    async def work(conn: Any) -> "tuple[list[Gap], Lag | None]":
-        meters = await _meters(conn, site, device)
-        return await gaps.list_gaps(conn, meters, first, end), await rollups.lag(conn)
-
-    found, lag = run_on_database(work)
-    if lag is not None:
+    with platform() as there:
+        answer = there.call(quality.list_gaps, site=site, device=device, start=first, end=end)
+    found = answer.gaps
+    if answer.rollups_behind:
         typer.echo(
             "readings have come that are not in the rollups yet; a worker (`flux up`, `flux worker`) brings them in",
             err=True,
@@ -84,6 +81,7 @@ def fill(
 
     Example: `flux gaps fill --from other-logger.csv --device WLCE-GRID-METER --timezone Europe/London`
     """
+    from flux.api.typed.quality import meters_of
     from flux.store import gaps, rollups
     from flux.store.ingest import OLDEST
 
@@ -92,7 +90,7 @@ def fill(
 
     async def work(conn: Any) -> "tuple[ImportReport, list[FilledGap]]":
         await rollups.refresh(conn)
-        before = await gaps.list_gaps(conn, await _meters(conn, site, device), OLDEST, end)
+        before = await gaps.list_gaps(conn, await meters_of(conn, site, device), OLDEST, end)
         report = await run_import(
             conn, file, device=device, zone=zone, rejects=rejects, ignore_unknown=ignore_unknown, force=force
         )
@@ -110,24 +108,6 @@ def fill(
         typer.echo("none of the readings lies in a gap")
     if report.rejected:
         raise typer.Exit(1)
-
-
-async def _meters(conn: Any, site: str | None, device: str | None) -> list[Any]:
-    """Ids; InputError for a battery, which has no counters. NotFoundError where nothing is meant."""
-    from flux.errors import InputError, NotFoundError
-    from flux.model import DeviceType
-    from flux.registry import get_device
-    from flux.store.transfer import exported_devices
-
-    if device is not None:
-        one = await get_device(conn, device)
-        if one.type is not DeviceType.METER:
-            raise InputError(f"{one.name} is a battery: it has no counters, so no gaps")
-        return [one.id]
-    found = await exported_devices(conn, site=site, type="meter")
-    if site is not None and not found:
-        raise NotFoundError(f"site {site} has no meters")
-    return [meter.id for meter in found]
 
 
 def _row(gap: "Gap") -> dict[str, Any]:

@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flux.cli.shared import choice, print_table, run_on_database
+from flux.cli.platform import body, platform
+from flux.cli.shared import choice, print_table
 
 app = typer.Typer(no_args_is_help=True, help="Groups of devices, for control, monitoring or analysis.")
 
@@ -23,19 +24,22 @@ def create(
 
     Example: `flux groups create WLCE-BESS-Fleet --site WLCE --type control`
     """
-    from flux.registry import GroupType, create_group
+    from flux.api.typed import groups
+    from flux.registry import GroupType
 
     kind = choice(GroupType, type, "--type")
-    run_on_database(lambda conn: create_group(conn, name, site=site, type=kind))
+    with platform() as there:
+        there.call(groups.create_group, body=body(groups.NewGroup, name=name, site=site, type=kind))
     typer.echo(f"{name}: a group for {kind} at {'all sites' if site == 'ALL' else site}")
 
 
 @app.command()
 def delete(name: GroupName) -> None:
     """Delete a group; its devices stay."""
-    from flux.registry import delete_group
+    from flux.api.typed import groups
 
-    run_on_database(lambda conn: delete_group(conn, name))
+    with platform() as there:
+        there.call(groups.delete_group, group=name)
     typer.echo(f"{name} is deleted")
 
 
@@ -50,19 +54,24 @@ def add(
 
     Example: `flux groups add WLCE-BESS-Fleet WLCE-BESS-01 --role primary --priority 1`
     """
-    from flux.registry import GroupRole, add_member
+    from flux.api.typed import groups
+    from flux.registry import GroupRole
 
     what = choice(GroupRole, role, "--role")
-    run_on_database(lambda conn: add_member(conn, name, device, role=what, priority=priority))
+    with platform() as there:
+        there.call(
+            groups.add_member, group=name, name=device, body=body(groups.Membership, role=what, priority=priority)
+        )
     typer.echo(f"{device} is in {name}: {what}, priority {priority}")
 
 
 @app.command()
 def remove(name: GroupName, device: DeviceName) -> None:
     """Take a device out of a group."""
-    from flux.registry import remove_member
+    from flux.api.typed import groups
 
-    run_on_database(lambda conn: remove_member(conn, name, device))
+    with platform() as there:
+        there.call(groups.remove_member, group=name, name=device)
     typer.echo(f"{device} is no longer in {name}")
 
 
@@ -72,19 +81,21 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the groups; `acts` is the device that acts for a control group now."""
-    from flux.registry import list_groups
+    from flux.api.typed import groups
 
-    groups = run_on_database(lambda conn: list_groups(conn, site=site))
-    rows = [{"name": g.name, "site": g.site, "type": g.type, "members": g.members, "acts": g.acts} for g in groups]
+    with platform() as there:
+        found = there.call(groups.list_groups, site=site)
+    rows = [{"name": g.name, "site": g.site, "type": g.type, "members": g.members, "acts": g.acts} for g in found]
     _print(rows, as_json, "no groups; `flux groups create --help` shows how to make one")
 
 
 @app.command()
 def show(name: GroupName, as_json: AsJson = False) -> None:
     """Show who is in a group, and as what."""
-    from flux.registry import group_members
+    from flux.api.typed import groups
 
-    members = run_on_database(lambda conn: group_members(conn, name))
+    with platform() as there:
+        members = there.call(groups.group_members, group=name)
     rows = [
         {
             "device": m.name,

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flux.cli.shared import print_table, run_on_database
+from flux.cli.platform import platform
+from flux.cli.shared import print_table
 from flux.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,9 +25,8 @@ def health(
     """
     from datetime import UTC, datetime
 
+    from flux.api.typed import health as operations
     from flux.model import parse_duration
-    from flux.registry import get_device
-    from flux.store import health as store
 
     end = datetime.now(UTC)
     try:
@@ -34,16 +34,14 @@ def health(
     except (ValueError, OverflowError) as error:
         raise InputError(f"--since: {error}") from None
 
-    async def work(conn: Any) -> list[dict[str, Any]]:
-        device = await get_device(conn, name) if name else None
+    with platform() as there:
         if uptime:
-            spans = await store.uptime(conn, start, end, [device.id] if device else None)
-            return [_uptime_row(span) for span in spans if site in {None, span.site}]
-        if device:
-            return await store.health_history(conn, device.id, start, end)
-        return [_overview_row(one) for one in await store.health_overview(conn, site=site)]
-
-    rows = run_on_database(work)
+            spans = there.call(operations.uptime, device=name, site=site, start=start, end=end)
+            rows = [_uptime_row(span) for span in spans]
+        elif name:
+            rows = there.call(operations.device_health, name=name, start=start, end=end)
+        else:
+            rows = [_overview_row(one) for one in there.call(operations.health_overview, site=site)]
     if as_json:
         import json
 

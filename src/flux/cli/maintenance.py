@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flux.cli.shared import actor, print_table, run_on_database
+from flux.cli.platform import body, platform
+from flux.cli.shared import print_table
 from flux.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Take a device out of service and back, now or as planned.")
@@ -24,15 +25,12 @@ def start(
 
     Example: `flux devices maintenance start WLCE-BESS-01 --reason "Firmware upgrade" --for 2h`
     """
-    from flux.registry import get_device, start_maintenance
+    from flux.api.typed import devices
 
     duration = _duration(lasts) if lasts else None
-
-    async def work(conn: Any) -> Any:
-        device = await get_device(conn, name)
-        return await start_maintenance(conn, device.id, actor=actor(), reason=reason, lasts=duration)
-
-    device = run_on_database(work)
+    begun = body(devices.MaintenanceStart, reason=reason, lasts=duration)
+    with platform() as there:
+        device = there.call(devices.start_maintenance, name=name, body=begun)
     until = f", planned for {lasts}" if lasts else ""
     typer.echo(f"{device.name} is in maintenance{until}; it is not controlled and not polled")
 
@@ -43,13 +41,10 @@ def end(name: DeviceName, reason: Annotated[str | None, typer.Option(help="What 
 
     Example: `flux devices maintenance end WLCE-BESS-01`
     """
-    from flux.registry import end_maintenance, get_device
+    from flux.api.typed import devices
 
-    async def work(conn: Any) -> Any:
-        device = await get_device(conn, name)
-        return await end_maintenance(conn, device.id, actor=actor(), reason=reason)
-
-    device = run_on_database(work)
+    with platform() as there:
+        device = there.call(devices.end_maintenance, name=name, body=body(devices.Note, reason=reason))
     typer.echo(f"{device.name} is in {device.state}; it becomes active when it answers a poll")
 
 
@@ -76,28 +71,24 @@ def plan(
 
     Example: `flux devices maintenance plan WLCE-BESS-01 --every "sunday 02:00" --for 2h`
     """
-    from flux.registry import get_device, plan_window
+    from flux.api.typed import maintenance
 
     starts_at = _instant(at, timezone) if at else None
     duration = _duration(lasts)
     if starts_at is not None and starts_at + duration <= datetime.now(UTC):
         raise InputError(f"--at {at}: that is over already, nothing would begin it")
-
-    async def work(conn: Any) -> Any:
-        device = await get_device(conn, name)
-        return await plan_window(
-            conn,
-            device,
-            starts_at=starts_at,
-            every=every,
-            timezone=timezone,
-            lasts=duration,
-            reason=reason,
-            ends_itself=ends_itself,
-            actor=actor(),
-        )
-
-    planned = run_on_database(work)
+    window = body(
+        maintenance.PlanWindow,
+        device=name,
+        lasts=duration,
+        starts_at=starts_at,
+        every=every,
+        timezone=timezone,
+        reason=reason,
+        ends_itself=ends_itself,
+    )
+    with platform() as there:
+        planned = there.call(maintenance.plan_maintenance, body=window).id
     when = f"every {every} ({timezone})" if every else f"at {starts_at:%Y-%m-%d %H:%M %Z}"
     typer.echo(f"{name}: maintenance is planned {when} for {lasts}; id {planned}")
 
@@ -105,17 +96,15 @@ def plan(
 @app.command("list")
 def list_() -> None:
     """List what is planned, and what is overdue."""
-    from flux.registry import list_windows, overdue
+    from flux.api.typed import maintenance
 
-    async def work(conn: Any) -> Any:
-        return await list_windows(conn), await overdue(conn, datetime.now(UTC))
-
-    windows, late = run_on_database(work)
-    if windows:
-        print_table([_row(window) for window in windows])
+    with platform() as there:
+        plans = there.call(maintenance.list_maintenance)
+    if plans.windows:
+        print_table([_row(window) for window in plans.windows])
     else:
         typer.echo("nothing is planned")
-    for one in late:
+    for one in plans.overdue:
         why = f" ({one.reason})" if one.reason else ""
         typer.secho(f"overdue: {one.device}{why} was to be over at {one.planned_end:%Y-%m-%d %H:%M %Z}", fg="yellow")
 
@@ -123,9 +112,10 @@ def list_() -> None:
 @app.command()
 def cancel(window: Annotated[str, typer.Argument(help="The id that `list` shows.")]) -> None:
     """Cancel planned maintenance; what has begun goes on."""
-    from flux.registry import cancel_window
+    from flux.api.typed import maintenance
 
-    run_on_database(lambda conn: cancel_window(conn, window))
+    with platform() as there:
+        there.call(maintenance.cancel_maintenance, window=window)
     typer.echo("cancelled")
 
 

@@ -8,12 +8,14 @@ import typer
 
 from flux.cli.market_fetch import fetch, import_
 from flux.cli.market_types import types_app
+from flux.cli.platform import platform
 from flux.cli.readings import _now
 from flux.cli.shared import print_table, run_on_database
 from flux.cli.spans import moment, span
 from flux.errors import InputError
 
 if TYPE_CHECKING:
+    from flux.api.typed.market import MarketType, Value
     from flux.model import MarketValue
     from flux.store.correlate import Correlation
     from flux.store.market import DataType
@@ -41,9 +43,10 @@ def list_(as_json: AsJson = False) -> None:
 
     Example: `flux market list`
     """
-    from flux.store import market
+    from flux.api.typed import market
 
-    rows = run_on_database(market.summary)
+    with platform() as there:
+        rows = there.call(market.market_summary)
     _print(rows, as_json, ("type", "name", "unit", "site", "count", "first", "last", "last_value", "known_at"))
 
 
@@ -76,20 +79,17 @@ def show(
 
     Example: `flux market show imbalance_price --from 2024-01-15 --to 2024-01-16 --as-of 2024-01-15T17:10Z`
     """
-    from flux.store import market
+    from flux.api.typed import market
 
     if history and as_of:
         raise InputError("--history or --as-of, not both: history shows since when each value was known")
     start, end = span(since, until)
     then = None if as_of is None else moment(as_of, _now(), "--as-of")
-
-    async def work(conn: Any) -> "tuple[DataType, list[MarketValue]]":
-        kind = await market.data_type(conn, type)
-        if history:
-            return kind, await market.market_history(conn, kind.id, start, end, site=site)
-        return kind, await market.market_values(conn, [kind.id], start, end, as_of=then, site=site)
-
-    kind, values = run_on_database(work)
+    with platform() as there:
+        found = there.call(
+            market.market_values, type=type, start=start, end=end, as_of=then, history=history, site=site
+        )
+    kind, values = found.type, found.values
     rows = [_row(kind, value) for value in values]
     if as_csv:
         _print_csv(rows)
@@ -182,7 +182,7 @@ def correlate(
     )
 
 
-def _row(kind: "DataType", value: "MarketValue") -> dict[str, Any]:
+def _row(kind: "MarketType", value: "Value") -> dict[str, Any]:
     return {
         "time": value.time,
         "type": kind.name,

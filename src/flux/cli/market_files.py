@@ -2,16 +2,14 @@
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from flux.cli.platform import platform
 from flux.cli.readings import _instant, _now
-from flux.cli.shared import progress_bar, run_on_database
+from flux.cli.shared import progress_bar
 from flux.cli.transfer import Force, Rejects, Timezone, print_report, teller, zone_named
-
-if TYPE_CHECKING:
-    from flux.store.transfer import ExportReport, ImportReport
 
 
 def export(
@@ -31,19 +29,15 @@ def export(
 
     Example: `flux market export --type imbalance_price --from 2026-01-01 -o prices.parquet`
     """
-    from flux.store import market, transfer
+    from flux.cli.transfer_ports import WantedMarket
+    from flux.store import transfer
 
     now = _now()
     bounds = (_instant(since or "2000-01-01", now, "--from"), _instant(until or "2100-01-01", now, "--to"))
     wanted_format = transfer.format_of(output, format)
-
-    async def work(conn: Any) -> "ExportReport":
-        types = [(await market.data_type(conn, name)).id for name in type or []] or None
-        return await transfer.export_market(
-            conn, output, types, *bounds, format=wanted_format, newest_only=newest, force=force
-        )
-
-    report = run_on_database(work)
+    wanted = WantedMarket(*bounds, tuple(type or ()), newest)
+    with platform() as there:
+        report = there.transfers.export_market(wanted, output, wanted_format, force=force)
     typer.echo(f"{output}: {report.rows:,} values, {report.bytes:,} bytes")
 
 
@@ -62,18 +56,16 @@ def load(
     """
     zone = zone_named(timezone)
 
-    async def work(conn: Any) -> "ImportReport":
-        from flux.store import transfer
+    from flux.store import transfer
 
-        with contextlib.ExitStack() as stack:
-            source = stack.enter_context(transfer.open_rows(file))
-            rejected = teller(source)
-            if rejects is not None:
-                rejected = stack.enter_context(transfer.rejects_file(rejects, source.header, force=force))
-            shown = stack.enter_context(progress_bar(f"loading {file.name}", source.total))
-            return await transfer.import_market(conn, source, zone=zone, rejected=rejected, progress=shown)
-
-    report = run_on_database(work)
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(transfer.open_rows(file))
+        rejected = teller(source)
+        if rejects is not None:
+            rejected = stack.enter_context(transfer.rejects_file(rejects, source.header, force=force))
+        there = stack.enter_context(platform())
+        shown = stack.enter_context(progress_bar(f"loading {file.name}", source.total))
+        report = there.transfers.import_market(source, zone=zone, rejected=rejected, progress=shown)
     print_report(file, report, rejects, kept=None)
     if report.rejected:
         raise typer.Exit(1)

@@ -1,11 +1,12 @@
 """``flux quality``: values that are stored and left out of the rollups."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from flux.cli.counters import print_json, time_of
-from flux.cli.shared import actor, print_table, run_on_database
+from flux.cli.platform import body, platform
+from flux.cli.shared import print_table
 
 app = typer.Typer(no_args_is_help=True, help="Values that cannot be true: stored, marked, and left out of the rollups.")
 
@@ -31,14 +32,13 @@ def list_(
     """
     from dataclasses import asdict
 
-    from flux.registry import get_device
-    from flux.store.quality import list_marks
+    from flux.api.typed import quality
 
-    async def work(conn: Any) -> Any:
-        of = (await get_device(conn, device)).id if device else None
-        return await list_marks(conn, site=site, device=of, metric=metric, everything=everything, limit=limit)
-
-    rows = [asdict(one) for one in run_on_database(work)]
+    with platform() as there:
+        marks = there.call(
+            quality.list_marks, site=site, device=device, metric=metric, everything=everything, limit=limit
+        )
+    rows = [asdict(one) for one in marks]
     if as_json:
         print_json(rows)
     elif rows:
@@ -67,15 +67,12 @@ def mark(device: Device, metric: Metric, time: Time, until: Until = None, reason
 
 
 def _change(way: str, device: str, metric: str, time: str, until: str | None, reason: str | None) -> None:
-    from flux.registry import get_device
-    from flux.store import quality
+    from flux.api.typed import quality
 
-    since, end = time_of(time), time_of(until) if until else None
-    change = quality.lift if way == "lift" else quality.mark
-
-    async def work(conn: Any) -> Any:
-        return await change(conn, await get_device(conn, device), metric, since, end, by=actor(), note=reason)
-
-    count = run_on_database(work)
+    end = time_of(until) if until else None
+    values = body(quality.Marking, metric=metric, time=time_of(time), until=end, reason=reason)
+    change = quality.lift_marks if way == "lift" else quality.mark_values
+    with platform() as there:
+        count = there.call(change, name=device, body=values).count
     done = "taken back into" if way == "lift" else "left out of"
     typer.echo(f"{device} {metric}: {count} value{'s' * (count != 1)} {done} the rollups, with the next refresh")

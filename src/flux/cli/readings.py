@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from flux.cli.platform import platform
 from flux.cli.shared import print_table, run_on_database
 
 if TYPE_CHECKING:
+    from flux.cli.platform import Platform
+    from flux.store.queries import RollupLevel
     from flux.store.rejected import RejectedReading
 
 
@@ -58,8 +61,6 @@ def list_(
     """
     from datetime import timedelta
 
-    from flux.registry import get_device
-    from flux.store import queries
     from flux.store.ingest import OLDEST
 
     now = _now()
@@ -67,10 +68,8 @@ def list_(
     end = _instant(until, now, "--until") if until else now + timedelta(days=1)
     limit = last or (_MOST_ROWS if since else 20)
 
-    async def work(conn: Any) -> list[dict[str, Any]]:
-        return await queries.readings(conn, await get_device(conn, device), first, end, limit=limit)
-
-    rows = run_on_database(work)
+    with platform() as there:
+        rows = readings_of(there, device, first, end, limit)
     _print(rows, as_json, as_csv, shown=None if wide else _main_columns, nothing="no readings in that span")
 
 
@@ -84,9 +83,10 @@ def latest(
 
     Example: `flux readings latest --site WLCE`
     """
-    from flux.store import queries
+    from flux.api.typed import readings
 
-    rows = run_on_database(lambda conn: queries.latest_readings(conn, site=site))
+    with platform() as there:
+        rows = there.call(readings.latest_readings, site=site)
     _print(_same_columns(rows), as_json, as_csv, shown=_latest_columns, nothing="no devices")
 
 
@@ -133,7 +133,6 @@ def rollups(
 
     Example: `flux rollups WLCE-GRID-METER --level 30m --since 7d --csv`
     """
-    from flux.registry import get_device
     from flux.store import queries
 
     checked = queries.check_level(level)
@@ -141,11 +140,50 @@ def rollups(
     first = _instant(since or "24h", now, "--since")
     end = _instant(until, now, "--until") if until else now
 
-    async def work(conn: Any) -> list[dict[str, Any]]:
-        return await queries.rollups(conn, await get_device(conn, device), checked, first, end)
-
+    with platform() as there:
+        rows = rollups_of(there, device, checked, first, end)
     shown = None if wide else _rollup_columns
-    _print(run_on_database(work), as_json, as_csv, shown=shown, nothing="no buckets in that span")
+    _print(rows, as_json, as_csv, shown=shown, nothing="no buckets in that span")
+
+
+def readings_of(there: "Platform", device: str, start: datetime, end: datetime, limit: int) -> list[dict[str, Any]]:
+    """The newest ``limit`` readings of [start, end), oldest first; in pages, the newest first, where it gives no more.
+
+    A reading that comes in meanwhile, earlier than the page that was read, is in a later one.
+    """
+    from flux.api.typed import readings
+
+    rows: list[dict[str, Any]] = []
+    while len(rows) < limit:
+        wanted = limit - len(rows)
+        size = wanted if there.page_rows is None else min(wanted, there.page_rows)
+        page = there.call(readings.device_readings, name=device, start=start, end=end, limit=size)
+        rows = page + rows
+        if len(page) < size or page[0]["time"] <= start:
+            break
+        end = page[0]["time"]
+    return rows
+
+
+def rollups_of(
+    there: "Platform", device: str, level: "RollupLevel", start: datetime, end: datetime
+) -> list[dict[str, Any]]:
+    """The buckets of [start, end), oldest first; span by span where it gives no longer one."""
+    from datetime import timedelta
+
+    from flux.api.typed import readings
+
+    days = there.page_days.get(level)
+    rows: list[dict[str, Any]] = []
+    while True:
+        until = end if days is None else min(end, start + timedelta(days=days))
+        page: list[dict[str, Any]] = there.call(
+            readings.device_rollups, name=device, level=level, start=start, end=until
+        )
+        rows += page
+        if until >= end:
+            return rows
+        start = until
 
 
 def _now() -> datetime:

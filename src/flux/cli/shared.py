@@ -11,10 +11,12 @@ from flux.errors import InputError
 @contextlib.contextmanager
 def opened_database(*, create: bool = False) -> Iterator[str]:
     """The DSN of the database that a command works on, for as long as the block; what goes wrong is one clear line."""
+    from flux.cli.platform import need_database
     from flux.config import load_settings
     from flux.config.logs import configure_logging
     from flux.store.db import database, told_plainly
 
+    need_database()
     settings = load_settings()
     configure_logging(settings, quiet=True)  # a person asked; that a server was started is no news
     with database(settings, create=create) as dsn, told_plainly():
@@ -36,8 +38,11 @@ def run_on_database(work: Callable[[Any], Any]) -> Any:
 
 
 @contextlib.contextmanager
-def progress_bar(what: str, total: int, *, unit: str = "rows") -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr while the block runs, none where that is no terminal; tell it (done of total, units so far)."""
+def progress_bar(what: str, total: int | None, *, unit: str = "rows") -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr while the block runs, none where that is no terminal; tell it (done of total, units so far).
+
+    ``total`` None: nobody knows yet how much there is.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flux.cli.platform import platform
 from flux.cli.readings import _instant, _now
-from flux.cli.shared import choice, progress_bar, run_on_database
+from flux.cli.shared import choice, progress_bar
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -39,9 +40,8 @@ def export_readings(
     """
     from datetime import timedelta
 
-    from flux.errors import NotFoundError
+    from flux.cli.transfer_ports import WantedReadings
     from flux.model import DeviceType
-    from flux.registry import get_device
     from flux.store import transfer
     from flux.store.ingest import OLDEST
 
@@ -49,19 +49,10 @@ def export_readings(
     first = _instant(since, now, "--from") if since else OLDEST
     end = _instant(until, now, "--to") if until else now + timedelta(days=1)
     wanted_format = transfer.format_of(output, format)
-    wanted_type = choice(DeviceType, type, "--type")
-
-    async def work(conn: Any) -> transfer.ExportReport:
-        one = None if device is None else (await get_device(conn, device)).id
-        devices = await transfer.exported_devices(conn, site=site, device_id=one, type=wanted_type)
-        if not devices:
-            raise NotFoundError("no device is meant by these options: `flux devices list` shows what there is")
-        with progress_bar("exporting", len(devices)) as shown:
-            return await transfer.export_readings(
-                conn, output, devices, first, end, format=wanted_format, force=force, progress=shown
-            )
-
-    report = run_on_database(work)
+    wanted = WantedReadings(first, end, site, device, choice(DeviceType, type, "--type"))
+    # how many devices it is of, the platform says when it is done
+    with platform() as there, progress_bar("exporting", None) as shown:
+        report = there.transfers.export_readings(wanted, output, wanted_format, force=force, progress=shown)
     devices = f"{report.devices} device{'s' if report.devices > 1 else ''}"
     typer.echo(f"{output}: {report.rows:,} readings of {devices}, {report.bytes:,} bytes")
 
@@ -92,12 +83,18 @@ def import_readings(
     """
     zone = zone_named(timezone)
 
-    async def work(conn: Any) -> "ImportReport":
-        return await run_import(
-            conn, file, device=device, zone=zone, rejects=rejects, ignore_unknown=ignore_unknown, force=force
-        )
+    from flux.store import transfer
 
-    report = run_on_database(work)
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(transfer.open_rows(file))
+        rejected = teller(source)
+        if rejects is not None:
+            rejected = stack.enter_context(transfer.rejects_file(rejects, source.header, force=force))
+        there = stack.enter_context(platform())
+        shown = stack.enter_context(progress_bar(f"importing {file.name}", source.total))
+        report = there.transfers.import_readings(
+            source, device=device, zone=zone, ignore_unknown=ignore_unknown, rejected=rejected, progress=shown
+        )
     print_report(file, report, rejects)
     if report.rejected:
         raise typer.Exit(1)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from flux.edge.status import STATUS_FILE
 from flux.edge.stops import OtherMasterFile, StopFile
@@ -29,6 +29,40 @@ class Outcome:
     words: str
 
 
+class PlatformOrders(Protocol):
+    """Orders to a site by way of the platform; UnavailableError when it can't be reached."""
+
+    async def stop(self, actor: str, reason: str) -> None:
+        """Stop the site."""
+
+    async def resume(self, actor: str) -> bool:
+        """End the platform's stop; False when it had none."""
+
+    async def acknowledged(self) -> bool:
+        """Whether every battery is known to have acknowledged the stop that holds."""
+
+
+class SqlOrders:
+    """Orders by the platform's database; ``dsn`` raises UnavailableError when there is none."""
+
+    def __init__(self, site: str, dsn: Callable[[], str]) -> None:
+        self._site = site
+        self._dsn = dsn
+
+    async def stop(self, actor: str, reason: str) -> None:
+        async with await connect(self._dsn(), autocommit=True) as conn:
+            await ownership.stop_site(conn, self._site, actor=actor, reason=reason)
+
+    async def resume(self, actor: str) -> bool:
+        async with await connect(self._dsn(), autocommit=True) as conn:
+            return await ownership.resume_site(conn, self._site, actor=actor)
+
+    async def acknowledged(self) -> bool:
+        async with await connect(self._dsn(), autocommit=True) as conn:
+            stop = await ownership.stop_in_force(conn, self._site)
+        return stop is not None and stop.acknowledged_at is not None
+
+
 class SiteControl:
     """Stops and resumes one site from wherever the command is typed: its edge's host, the platform, or both in one."""
 
@@ -36,14 +70,14 @@ class SiteControl:
         self,
         site: str,
         state_dir: Path,
-        dsn: Callable[[], str],
+        orders: PlatformOrders,
         *,
         clock: Clock = system_clock,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._site = site
         self._state_dir = state_dir
-        self._dsn = dsn
+        self._orders = orders
         self._clock = clock
         self._sleep = sleep
 
@@ -51,7 +85,7 @@ class SiteControl:
         """Stop, and wait for the batteries to acknowledge 0 kW; UnavailableError when nothing could be told."""
         began = self._clock()
         here = self._stop_here(StopOrder(actor, reason, began))  # first: it needs nobody else
-        refusal = await self._platform(lambda conn: ownership.stop_site(conn, self._site, actor=actor, reason=reason))
+        refusal = await self._platform(lambda: self._orders.stop(actor, reason))
         if not here and refusal is not None:
             raise UnavailableError(
                 f"site {self._site} was not reached: no edge has its state in {self._state_dir} on this host, and "
@@ -80,9 +114,9 @@ class SiteControl:
             raise InputError(f"{self._state_dir}: {error.strerror}") from None
         stopped_there = False
 
-        async def resume(conn: Any) -> None:
+        async def resume() -> None:
             nonlocal stopped_there
-            stopped_there = await ownership.resume_site(conn, self._site, actor=actor)
+            stopped_there = await self._orders.resume(actor)
 
         refusal = await self._platform(resume)
         if refusal is not None and not self._state_dir.is_dir():
@@ -114,11 +148,11 @@ class SiteControl:
                 raise InputError(f"{self._state_dir}: the stop can't be written ({error.strerror})") from None
         return True
 
-    async def _platform(self, order: Callable[[Any], Awaitable[Any]]) -> str | None:
+    async def _platform(self, order: Callable[[], Awaitable[Any]]) -> str | None:
         """Tell the platform; why it was not reached, or None. What is wrong with the order itself is raised."""
         try:
-            async with asyncio.timeout(_PLATFORM_TIMEOUT_S), await connect(self._dsn(), autocommit=True) as conn:
-                await order(conn)
+            async with asyncio.timeout(_PLATFORM_TIMEOUT_S):
+                await order()
         except TimeoutError:
             return f"the platform did not answer within {_PLATFORM_TIMEOUT_S:g} s"
         except UnavailableError as error:
@@ -126,12 +160,12 @@ class SiteControl:
         return None
 
     async def _acknowledged_there(self) -> str | None:
-        stops = []
+        known: list[bool] = []
 
-        async def look(conn: Any) -> None:
-            stops.append(await ownership.stop_in_force(conn, self._site))
+        async def look() -> None:
+            known.append(await self._orders.acknowledged())
 
-        if await self._platform(look) is not None or not stops or stops[0] is None or stops[0].acknowledged_at is None:
+        if await self._platform(look) is not None or not known[0]:
             return None
         return "its edge says that every battery acknowledged 0 kW"
 

@@ -1,10 +1,11 @@
 """Control of a site over HTTP: stop and resume, what it is told from outside, and its plan."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from flux.api.identity import Role
 from flux.api.typed.operation import Caller, Instant, Site, Text, operation
@@ -106,14 +107,8 @@ class NewEnvelope(BaseModel):
 
     start: Instant
     end: Instant
-    import_kw: float | None = Field(default=None, allow_inf_nan=False)
-    export_kw: float | None = Field(default=None, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _limits_something(self) -> "NewEnvelope":
-        if self.import_kw is None and self.export_kw is None:
-            raise ValueError("give import_kw, export_kw or both")
-        return self
+    import_kw: float | None = None
+    export_kw: float | None = None
 
 
 class PlanFile(BaseModel):
@@ -122,7 +117,12 @@ class PlanFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     text: str = Field(max_length=_LARGEST_PLAN, pattern=r"^[^\x00]*$")
-    file: Text = Field(default="plan", max_length=200, description="What messages call it.")
+    file: Text = Field(default="plan", description="What messages call it.")
+    templates: dict[str, Annotated[str, Field(max_length=_LARGEST_PLAN)]] = Field(
+        default={},
+        max_length=100,
+        description="Templates that the site's edge has of its own, as YAML by name: to check the plan, not kept.",
+    )
 
 
 Source = Annotated[Text, Field(max_length=100, description="Whose: `manual`, `axle`, …", examples=["manual"])]
@@ -236,7 +236,7 @@ async def push_plan(caller: Caller, site: Site, body: PlanFile) -> PlanInForce:
     await dispatch.check_site(caller.conn, site)
     document = YamlDocument(body.text, body.file)
     plan = parse_plan(document)
-    await _check_devices(caller, site, document, plan)
+    await _check_devices(caller, site, document, plan, body.templates)
     text = plan_text(plan)
     return PlanInForce(text.hash, await site_plans.push_plan(caller.conn, site, text, actor=caller.actor))
 
@@ -248,7 +248,7 @@ async def withdraw_plan(caller: Caller, site: Site) -> Withdrawn:
     return Withdrawn(int(await site_plans.withdraw_plan(caller.conn, site)))
 
 
-async def _check_devices(caller: Caller, site: str, document: Any, plan: Any) -> None:
+async def _check_devices(caller: Caller, site: str, document: Any, plan: Any, own: Mapping[str, str]) -> None:
     from flux.edge.link import RegistrySnapshot
     from flux.edge.plan_check import check_devices
     from flux.edge.templates import TemplateShelf
@@ -257,7 +257,7 @@ async def _check_devices(caller: Caller, site: str, document: Any, plan: Any) ->
     devices = tuple(await list_devices(caller.conn, site=site))
     names = [device.metadata.template_name for device in devices if device.metadata.template_name]
     cursor = await caller.conn.execute("SELECT name, body FROM flux.device_templates WHERE name = ANY(%s)", (names,))
-    snapshot = RegistrySnapshot(devices, dict(await cursor.fetchall()))
+    snapshot = RegistrySnapshot(devices, {**own, **dict(await cursor.fetchall())})
     check_devices(document, plan, site, snapshot, TemplateShelf(None))
 
 

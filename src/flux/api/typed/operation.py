@@ -27,10 +27,6 @@ R = TypeVar("R")
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
-class UnauthorizedError(RefusedError):
-    """No key, or one that is not valid (any more)."""
-
-
 class ForbiddenError(RefusedError):
     """The key is good, and may not do this."""
 

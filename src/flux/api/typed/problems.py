@@ -1,4 +1,4 @@
-"""What goes wrong, as HTTP tells it: ``{"message": …, "kind": …}``; the kind tells errors of one status apart."""
+"""What goes wrong, as HTTP tells it: ``{"message": …, "error": …}``; the kind tells errors of one status apart."""
 
 from typing import Any
 
@@ -8,11 +8,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from psycopg_pool import PoolTimeout
 
-from flux.api.typed.operation import ForbiddenError, UnauthorizedError
+from flux.api.tokens import TokenError
+from flux.api.typed.operation import ForbiddenError
 from flux.errors import ConflictError, FluxError, InputError, NotFoundError, RefusedError, UnavailableError
 
 _STATUS: tuple[tuple[type[FluxError], int, str], ...] = (
-    (UnauthorizedError, 401, "unauthorized"),
+    (TokenError, 401, "key"),
     (ForbiddenError, 403, "forbidden"),
     (InputError, 422, "input"),
     (NotFoundError, 404, "not_found"),
@@ -32,7 +33,7 @@ _MEANING = {
 }
 _ALWAYS = (401, 403, 413, 422, 429, 503)
 _EXAMPLES = {
-    401: ("unauthorized", "this needs a key: send it as `Authorization: Bearer …` or in the header `apikey`"),
+    401: ("key", "no key: send one as `apikey` or `Authorization: Bearer`"),
     403: ("forbidden", "a key of role authenticated may not do this; it needs operator or above"),
     404: ("not_found", "no device 'WLCE-BESS-1'; did you mean WLCE-BESS-01?"),
     409: ("refused", "WLCE-BESS-01: it is not in maintenance, it is active"),
@@ -53,9 +54,9 @@ def documented(*more: int) -> dict[int | str, dict[str, Any]]:
                     "schema": {
                         "type": "object",
                         "required": ["message"],
-                        "properties": {"message": {"type": "string"}, "kind": {"type": "string"}},
+                        "properties": {"message": {"type": "string"}, "error": {"type": "string"}},
                     },
-                    "example": {"message": _EXAMPLES[status][1], "kind": _EXAMPLES[status][0]},
+                    "example": {"message": _EXAMPLES[status][1], "error": _EXAMPLES[status][0]},
                 }
             },
         }
@@ -71,7 +72,7 @@ def answer_of(error: Exception) -> tuple[int, str, str]:
     if isinstance(error, RequestValidationError):
         return 422, "input", _first_of(error)
     if isinstance(error, psycopg.errors.InvalidAuthorizationSpecification):
-        return 401, "unauthorized", "this key is not valid any more"
+        return 401, "key", "this key is not valid any more"
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return 403, "forbidden", "the key may not do this, or not for this site"
     if isinstance(error, psycopg.errors.QueryCanceled):
@@ -94,7 +95,7 @@ def _first_of(error: RequestValidationError) -> str:
 async def _respond(_request: Request, error: Exception) -> JSONResponse:
     status, kind, message = answer_of(error)
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-    return JSONResponse({"message": message, "kind": kind}, status_code=status, headers=headers)
+    return JSONResponse({"message": message, "error": kind}, status_code=status, headers=headers)
 
 
 def add_handlers(app: FastAPI) -> None:

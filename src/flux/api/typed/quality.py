@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
+from psycopg import AsyncConnection
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flux import registry
@@ -107,21 +108,21 @@ async def list_gaps(
     since, until = start or caller.now - timedelta(days=30), end or caller.now + timedelta(days=1)
     if since >= until:
         raise InputError(f"start {since.isoformat()} must be before end {until.isoformat()}")
-    meters = await meters_of(caller, site, device)
+    meters = await meters_of(caller.conn, site, device)
     found = await gaps.list_gaps(caller.conn, meters, since, until)
     return Gaps(found, await rollups.lag(caller.conn) is not None)
 
 
-async def meters_of(caller: Caller, site: str | None, device: str | None) -> Sequence[UUID]:
+async def meters_of(conn: AsyncConnection[Any], site: str | None, device: str | None) -> Sequence[UUID]:
     """Ids; InputError for a battery, which has no counters. NotFoundError where nothing is meant."""
     from flux.store.transfer import exported_devices
 
     if device is not None:
-        one = await registry.get_device(caller.conn, device)
+        one = await registry.get_device(conn, device)
         if one.type is not DeviceType.METER:
             raise InputError(f"{one.name} is a battery: it has no counters, so no gaps")
         return [one.id]
-    found = await exported_devices(caller.conn, site=site, type="meter")
+    found = await exported_devices(conn, site=site, type="meter")
     if site is not None and not found:
         raise NotFoundError(f"site {site} has no meters")
     return [meter.id for meter in found]

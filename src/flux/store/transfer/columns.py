@@ -149,12 +149,16 @@ def _unknown(heading: str, name: str, known: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RowReader:
-    """Makes readings of rows. ``device``: that of every row, where the file names none; ``zone``: of plain times."""
+    """Makes readings of rows. ``device``: that of every row, where the file names none; ``zone``: of plain times.
+
+    ``keep_strangers``: a reading of an id that is not known is made, for ingest to refuse and keep.
+    """
 
     layout: Layout
     devices: KnownDevices
     device: UUID | None = None
     zone: ZoneInfo | None = None
+    keep_strangers: bool = True
 
     def reading(self, fields: Sequence[Any]) -> Reading:
         """Raises :class:`RowError`; a reading with impossible values or an unknown id is made, ingest refuses it."""
@@ -185,6 +189,8 @@ class RowReader:
         if name and (found := self.devices.names.get(str(name).strip())) is not None:
             return found
         if identity is not None:
+            if not self.keep_strangers:
+                raise RowError(Reason.UNKNOWN_DEVICE, f"no device has the id {identity}")
             return identity
         raise RowError(Reason.UNKNOWN_DEVICE, f"no device is called {name!r}" if name else "names no device")
 

@@ -5,7 +5,8 @@ does not measure is empty. ``id`` and ``created_at`` are the database's own and 
 fresh database, where a device of that id or name is registered, gives the same readings bit by bit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,13 +19,14 @@ from psycopg.rows import class_row
 
 from flux.model import MetricKind
 from flux.store.ingest import KIND_BY_NAME, KINDS
-from flux.store.transfer.files import ColumnType, FileColumn, FileFormat, Sink, file_size, open_sink
+from flux.store.transfer.files import ColumnType, FileColumn, FileFormat, Outlet, file_size, open_sink, sink_on
 
 _TYPES = {
     MetricKind.LEVEL: ColumnType.REAL,
     MetricKind.COUNTER: ColumnType.DOUBLE,
     MetricKind.CODE: ColumnType.SMALL,
 }
+_PIECE_BYTES = 64 * 1024
 _HEAD = (
     FileColumn("time", ColumnType.TIME),
     FileColumn("device", ColumnType.TEXT),
@@ -82,26 +84,55 @@ async def export_readings(
     ``progress`` is told, after each device, how many devices are done and how many rows they had. Raises as
     :func:`~flux.store.transfer.files.open_sink`; after any error no file is left, and one that was there is as it was.
     """
-    kinds = [kind for kind in KINDS if any(device.type == kind.name for device in devices)]
-    columns = [*_HEAD, *(FileColumn(m.name, _TYPES[m.kind]) for kind in kinds for m in kind.metrics)]
-    names = [column.name for column in columns[len(_HEAD) :]]
+    columns = _columns(devices)
     rows = 0
     with open_sink(target, format, columns, force=force) as sink:
-        idle = conn.info.transaction_status == TransactionStatus.IDLE
-        async with conn.transaction():
-            if idle:  # inside a transaction of the caller's, what it sees is the caller's business
-                await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        async with _one_moment(conn):
             for done, device in enumerate(devices, start=1):
-                rows += await _copy_device(conn, sink, device, names, since, until)
+                async for line in _lines(conn, device, columns, since, until):
+                    sink.write(line)
+                    rows += 1
                 if progress is not None:
                     progress(done, rows)
     return ExportReport(rows, len(devices), file_size(target))
 
 
-async def _copy_device(
-    conn: AsyncConnection[Any], sink: Sink, device: Source, names: Sequence[str], since: datetime, until: datetime
-) -> int:
-    """One device's readings, oldest first; returns how many."""
+async def stream_readings(
+    conn: AsyncConnection[Any], devices: Sequence[Source], since: datetime, until: datetime, *, format: FileFormat
+) -> AsyncGenerator[bytes, None]:
+    """The file of :func:`export_readings`, in pieces as they come; it is whole when this has ended without an error."""
+    columns = _columns(devices)
+    outlet = Outlet()
+    with sink_on(outlet, format, columns) as sink:
+        async with _one_moment(conn):
+            for device in devices:
+                async for line in _lines(conn, device, columns, since, until):
+                    sink.write(line)
+                    if outlet.waiting >= _PIECE_BYTES:
+                        yield outlet.take()
+    yield outlet.take()
+
+
+def _columns(devices: Sequence[Source]) -> list[FileColumn]:
+    kinds = [kind for kind in KINDS if any(device.type == kind.name for device in devices)]
+    return [*_HEAD, *(FileColumn(m.name, _TYPES[m.kind]) for kind in kinds for m in kind.metrics)]
+
+
+@asynccontextmanager
+async def _one_moment(conn: AsyncConnection[Any]) -> AsyncIterator[None]:
+    """A transaction that sees everything as it is now; inside one of the caller's, that is the caller's business."""
+    idle = conn.info.transaction_status == TransactionStatus.IDLE
+    async with conn.transaction():
+        if idle:
+            await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
+
+
+async def _lines(
+    conn: AsyncConnection[Any], device: Source, columns: Sequence[FileColumn], since: datetime, until: datetime
+) -> AsyncIterator[bytes]:
+    """One device's readings, oldest first, a line of CSV for each."""
+    names = [column.name for column in columns[len(_HEAD) :]]
     kind = KIND_BY_NAME[device.type]
     own = {metric.name for metric in kind.metrics}
     values = [sql.Identifier("r", name) if name in own else sql.SQL("NULL") for name in names]
@@ -114,10 +145,7 @@ async def _copy_device(
         values=sql.SQL(", ").join(values),
         table=sql.Identifier("flux", kind.table),
     )
-    rows = 0
     parameters = {"name": device.name, "id": device.id, "since": since, "until": until}
     async with conn.cursor() as cursor, cursor.copy(query, parameters) as copy:
         async for line in copy:
-            sink.write(bytes(line))
-            rows += 1
-    return rows
+            yield bytes(line)

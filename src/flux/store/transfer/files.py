@@ -80,14 +80,45 @@ def open_sink(
 
     ConflictError if there is such a file (unless ``force``); UnavailableError when it cannot be written.
     """
-    with atomic_file(target, force=force) as file:
-        if format is FileFormat.PARQUET:
-            with _ParquetSink(file, columns) as sink:
-                yield sink
-        else:
-            with _csv_stream(file, format) as stream:
-                stream.write(",".join(column.name for column in columns).encode() + b"\n")
-                yield stream
+    with atomic_file(target, force=force) as file, sink_on(file, format, columns) as sink:
+        yield sink
+
+
+@contextmanager
+def sink_on(file: "IO[bytes] | Outlet", format: FileFormat, columns: Sequence[FileColumn]) -> Iterator[Sink]:
+    """A sink that writes to ``file``, which is whole when the block has ended."""
+    if format is FileFormat.PARQUET:
+        with _ParquetSink(file, columns) as sink:
+            yield sink
+    else:
+        with _csv_stream(file, format) as stream:
+            stream.write(",".join(column.name for column in columns).encode() + b"\n")
+            yield stream
+
+
+class Outlet(io.RawIOBase):
+    """A file that keeps nothing: what was written to it is taken out, piece by piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pieces: list[bytes] = []
+        self.waiting = 0
+        """Bytes that were written and not taken."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        piece = bytes(data)
+        self._pieces.append(piece)
+        self.waiting += len(piece)
+        return len(piece)
+
+    def take(self) -> bytes:
+        """What was written since the last time."""
+        taken = b"".join(self._pieces)
+        self._pieces, self.waiting = [], 0
+        return taken
 
 
 @contextmanager
@@ -128,7 +159,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _csv_stream(file: IO[bytes], format: FileFormat) -> Iterator[Sink]:
+def _csv_stream(file: "IO[bytes] | Outlet", format: FileFormat) -> Iterator[Sink]:
     if format is FileFormat.CSV:
         yield file
         return
@@ -140,7 +171,7 @@ def _csv_stream(file: IO[bytes], format: FileFormat) -> Iterator[Sink]:
 class _ParquetSink:
     """Collects lines and writes them as row groups; pyarrow reads the numbers exactly as COPY wrote them."""
 
-    def __init__(self, file: IO[bytes], columns: Sequence[FileColumn]) -> None:
+    def __init__(self, file: "IO[bytes] | Outlet", columns: Sequence[FileColumn]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -61,17 +61,21 @@ async def import_readings(
     device: UUID | None = None,
     zone: ZoneInfo | None = None,
     ignore_unknown: bool = False,
+    keep_strangers: bool = True,
     rejected: Callable[[RejectedRow], None],
     progress: Callable[[int, int], None],
 ) -> ImportReport:
     """Store the readings of a file; again changes nothing. Batches of 5,000 rows are committed one by one.
+
+    ``keep_strangers`` False: readings of a device that is not known to ``conn`` are not kept among those refused, from
+    where somebody else could store them later.
 
     ``rejected`` is told every row that was not stored, ``progress`` after each batch the position in the file and the
     rows so far. ``conn`` must not be in a transaction. Raises InputError for a header that cannot be understood or a
     damaged file; the batches before the damage are stored then.
     """
     layout = read_header(source.header, device_given=device is not None, ignore_unknown=ignore_unknown)
-    reader = RowReader(layout, await known_devices(conn), device, zone)
+    reader = RowReader(layout, await known_devices(conn), device, zone, keep_strangers)
     report = ImportReport()
     for batch in _batches(source.rows()):
         await _import_batch(conn, reader, batch, report, rejected)

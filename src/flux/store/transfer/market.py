@@ -4,7 +4,7 @@ Columns: time, type (its name), value in the type's unit, site (empty: all sites
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -19,11 +19,12 @@ from flux.model import MarketValue
 from flux.store.market import data_types, upsert
 from flux.store.transfer.columns import WRONG_SHAPE, RowError, parse_time
 from flux.store.transfer.export import ISO_TIME, ExportReport
-from flux.store.transfer.files import ColumnType, FileColumn, FileFormat, file_size, open_sink
+from flux.store.transfer.files import ColumnType, FileColumn, FileFormat, Outlet, file_size, open_sink, sink_on
 from flux.store.transfer.importing import ImportReport, RejectedRow
 from flux.store.transfer.rows import Row, RowSource
 
 _BATCH_ROWS = 5000
+_PIECE_BYTES = 64 * 1024
 _COLUMNS = (
     FileColumn("time", ColumnType.TIME),
     FileColumn("type", ColumnType.TEXT),
@@ -55,6 +56,36 @@ async def export_market(
 
     Raises as :func:`~flux.store.transfer.files.open_sink`; after any error no file is left.
     """
+    rows = 0
+    with open_sink(target, format, _COLUMNS, force=force) as sink:
+        async for line in _lines(conn, types, since, until, newest_only=newest_only):
+            sink.write(line)
+            rows += 1
+    return ExportReport(rows, 0, file_size(target))
+
+
+async def stream_market(
+    conn: AsyncConnection[Any],
+    types: Sequence[int] | None,
+    since: datetime,
+    until: datetime,
+    *,
+    format: FileFormat,
+    newest_only: bool = False,
+) -> AsyncGenerator[bytes, None]:
+    """The file of :func:`export_market`, in pieces as they come; it is whole when this has ended without an error."""
+    outlet = Outlet()
+    with sink_on(outlet, format, _COLUMNS) as sink:
+        async for line in _lines(conn, types, since, until, newest_only=newest_only):
+            sink.write(line)
+            if outlet.waiting >= _PIECE_BYTES:
+                yield outlet.take()
+    yield outlet.take()
+
+
+async def _lines(
+    conn: AsyncConnection[Any], types: Sequence[int] | None, since: datetime, until: datetime, *, newest_only: bool
+) -> AsyncIterator[bytes]:
     query = sql.SQL(
         """COPY (SELECT {time}, t.name, d.value, d.site, {known_at}, d.metadata::text
                  FROM ({statements}) d JOIN flux.market_data_types t ON t.id = d.type
@@ -66,14 +97,10 @@ async def export_market(
         known_at=sql.SQL(ISO_TIME).format(sql.Identifier("d", "known_at")),
         statements=sql.SQL("TABLE flux.market_data" if newest_only else _EVERY_STATEMENT),
     )
-    rows = 0
     parameters = {"since": since, "until": until, "types": None if types is None else list(types)}
-    with open_sink(target, format, _COLUMNS, force=force) as sink:
-        async with conn.cursor() as cursor, cursor.copy(query, parameters) as copy:
-            async for line in copy:
-                sink.write(bytes(line))
-                rows += 1
-    return ExportReport(rows, 0, file_size(target))
+    async with conn.cursor() as cursor, cursor.copy(query, parameters) as copy:
+        async for line in copy:
+            yield bytes(line)
 
 
 @dataclass(frozen=True, slots=True)
