@@ -100,6 +100,15 @@ async def make_first_keys(dsn: str, settings: Settings, *, edges: Iterable[str] 
     return made
 
 
+def told(made: Iterable[NewKey], *, show: bool) -> list[str]:
+    """A line for each key of the first start: where it is kept; ``show``: and the key itself, for a person's eyes."""
+    lines = []
+    for new in made:
+        lines.append(f"made the key {new.key.name!r} of the HTTP API; it is in {new.file}")
+        lines += [f"  {new.token}"] if show else []
+    return lines
+
+
 def key_file(settings: Settings, name: str) -> Path:
     """Where the token of a key of the first start is kept."""
     return settings.home / "api" / f"{name.replace(' ', '-')}.key"

@@ -1,10 +1,13 @@
 """``flux serve``: all is checked before the port is opened, and the login is the gateway's, never the owner's."""
 
+import asyncio
+import sys
 from datetime import UTC, datetime
 from time import monotonic
 
 from flux.api.app import create_app
 from flux.api.jwks import public_keys
+from flux.api.keys import make_first_keys, told
 from flux.api.limits import Limits
 from flux.api.secret import load_secrets
 from flux.api.serving import Listening, make_server
@@ -35,7 +38,7 @@ def run_serve(settings: Settings) -> None:
 
 
 def login(settings: Settings) -> str:
-    """The DSN that the server uses; the owner's is used before that alone, to look at the schema and make the login."""
+    """The DSN that the server uses; the owner's is used before that alone: to look at the schema, make login and keys."""
     given = settings.api_database_url.get_secret_value() if settings.api_database_url is not None else None
     with told_plainly():  # uvicorn would tell it with a traceback
         if given is not None and settings.database_url is None:
@@ -43,7 +46,11 @@ def login(settings: Settings) -> str:
         owner = resolve_dsn(settings)
         if status(owner).version is None:
             raise RefusedError("the database has no schema flux: run `flux db migrate`")
-        return gateway_dsn(owner, settings.home, given=given)
+        dsn = gateway_dsn(owner, settings.home, given=given)
+        made = asyncio.run(make_first_keys(owner, settings))
+    for line in told(made, show=sys.stdout.isatty()):  # for a person's eyes, never into a log
+        print(line)  # noqa: T201
+    return dsn
 
 
 def _listening(settings: Settings) -> Listening:

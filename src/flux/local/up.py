@@ -18,6 +18,7 @@ import httpx
 import structlog
 from rich.console import Console
 
+from flux.api.keys import make_first_keys, told
 from flux.config import Settings
 from flux.edge.config import SiteFile
 from flux.edge.status import STATUS_FILE
@@ -27,6 +28,7 @@ from flux.local.ports import require_free, require_safe, url_of
 from flux.local.status import read_edge_status
 from flux.local.supervisor import Child, ChildSpec, Supervisor, stopped
 from flux.store.db import told_plainly
+from flux.store.gateway import gateway_dsn
 from flux.store.migrate import migrate
 from flux.store.server import EmbeddedServer
 
@@ -222,9 +224,16 @@ async def run_children(options: UpOptions, database: Database, console: Console,
     """Start the children and show the site until told to stop."""
     keeper = asyncio.create_task(database.keep_running(), name="keep the database running")
     try:
+        given = options.settings.api_database_url
+        gateway_dsn(
+            database.dsn, options.settings.home, given=given and given.get_secret_value()
+        )  # or the refusal is only in a log
+        made = await make_first_keys(database.dsn, options.settings)
         with stop_requested() as stop:
             async with children(options, database.dsn) as supervisor:
                 console.print(heading, soft_wrap=True)
+                for line in told(made, show=console.is_terminal):
+                    console.print(line, soft_wrap=True, markup=False, highlight=False)
                 console.print("Ctrl-C stops everything; what was read is kept.\n")
                 view = LiveView(console, tuple(supervisor.children), database.dsn, options.status_file, utc_now)
                 await supervisor.while_accepted(view.run(stop, redraw=console.is_terminal))
