@@ -391,6 +391,8 @@ def test_up_ends_with_what_the_edge_says_of_its_site_file(dsn: str, tmp_path: Pa
     kept = {
         "home/api",
         "home/api/jwt-secret",
+        "home/api/anon.key",
+        "home/api/service.key",
         f"home/api/gateway-{conninfo_to_dict(dsn)['dbname']}",
     }
     assert set(ended.changed) == {"home", "home/logs", *logs, *kept}, "no outbox, no database, no lock"

@@ -38,7 +38,7 @@ def run_serve(settings: Settings) -> None:
 
 
 def login(settings: Settings) -> str:
-    """The DSN that the server uses; the owner's is used before that alone: to look at the schema, make login and keys."""
+    """The DSN that the server uses; the owner's is used before that alone: to look at the schema, make login, keys."""
     given = settings.api_database_url.get_secret_value() if settings.api_database_url is not None else None
     with told_plainly():  # uvicorn would tell it with a traceback
         if given is not None and settings.database_url is None:
@@ -49,7 +49,7 @@ def login(settings: Settings) -> str:
         dsn = gateway_dsn(owner, settings.home, given=given)
         made = asyncio.run(make_first_keys(owner, settings))
     for line in told(made, show=sys.stdout.isatty()):  # for a person's eyes, never into a log
-        print(line)  # noqa: T201
+        print(line)
     return dsn
 
 

@@ -224,10 +224,8 @@ async def run_children(options: UpOptions, database: Database, console: Console,
     """Start the children and show the site until told to stop."""
     keeper = asyncio.create_task(database.keep_running(), name="keep the database running")
     try:
-        given = options.settings.api_database_url
-        gateway_dsn(
-            database.dsn, options.settings.home, given=given and given.get_secret_value()
-        )  # or the refusal is only in a log
+        given = options.settings.api_database_url  # (a refusal is told here: later it would only be in a log)
+        gateway_dsn(database.dsn, options.settings.home, given=None if given is None else given.get_secret_value())
         made = await make_first_keys(database.dsn, options.settings)
         with stop_requested() as stop:
             async with children(options, database.dsn) as supervisor:
