@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import psycopg
 import pytest
 from tests.api.fleet import CANARY, fill_fleet
-from tests.api.fuzzing import MARK, Wild, Wilderness
+from tests.api.fuzzing import MARK, Wild, Wilderness, kind_of
 from tests.api.live import LiveServer, live_server_on
 from tests.api.raw_http import RawAnswer, RawConnection
 from tests.api.statements import StatementLog, every_statement, unmeant
@@ -21,6 +21,8 @@ CALLERS = (("authenticated", 6), ("operator", 2), ("service", 3), ("edge", 1), (
 """Roles, each with keys of site WLCE, and how many of the requests are theirs."""
 CONNECTIONS = 4
 SLOWEST_S = 20.0
+_OURS = ("08", "25", "26", "34", "3D", "40", "42601", "42P02", "42P18", "53", "54", "55", "57P", "58", "F0", "XX")
+"""Errors of PostgreSQL that no request may cause: wrong SQL, lost connections and transactions, broken things."""
 _ERROR_KEYS = {"code", "message", "details", "hint"}
 
 
@@ -37,18 +39,34 @@ UNLIMITED: Mapping[str, Any] = {}
 
 def _wilderness(dsn: str, seed: int) -> Wilderness:
     with psycopg.connect(dsn) as conn:
-        columns = conn.execute(
-            """SELECT table_name, array_agg(column_name::text ORDER BY ordinal_position) FROM information_schema.columns
-               WHERE table_schema = 'flux_api' GROUP BY table_name ORDER BY table_name"""
-        ).fetchall()
-        if not columns:
-            pytest.skip("schema flux_api is not there yet")
-        functions = conn.execute(
-            """SELECT proname, coalesce(proargnames, '{}') FROM pg_proc WHERE pronamespace = 'flux_api'::regnamespace
-               ORDER BY proname"""
-        ).fetchall()
+        columns: dict[str, dict[str, str]] = {}
+        for table, column, kind in conn.execute(
+            """SELECT c.relname, a.attname, format_type(a.atttypid, NULL) FROM pg_class c
+               JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+               WHERE c.relnamespace = 'flux_api'::regnamespace AND c.relkind = 'v' ORDER BY 1, a.attnum"""
+        ):
+            columns.setdefault(table, {})[column] = kind_of(kind)
+        related: dict[str, list[str]] = {}
+        for one, other in conn.execute(
+            """SELECT DISTINCT c.conrelid::regclass::text, c.confrelid::regclass::text FROM pg_constraint c
+               WHERE c.contype = 'f' AND c.connamespace = 'flux'::regnamespace ORDER BY 1, 2"""
+        ):
+            ends = [name.removeprefix("flux.") for name in (one, other)]
+            if all(end in columns for end in ends):
+                related.setdefault(ends[0], []).append(ends[1])
+                related.setdefault(ends[1], []).append(ends[0])
+        functions = {
+            name: dict(zip(names, map(kind_of, types), strict=False))
+            for name, names, types in conn.execute(
+                """SELECT proname, coalesce(proargnames[:pronargs], '{}'),
+                          ARRAY(SELECT format_type(t, NULL) FROM unnest(proargtypes) t)
+                   FROM pg_proc WHERE pronamespace = 'flux_api'::regnamespace ORDER BY proname"""
+            )
+        }
+    assert columns
+    assert related
     assert functions
-    return Wilderness(seed, dict(columns), dict(functions))
+    return Wilderness(seed, columns, related, functions)
 
 
 def _of_other_sites(dsn: str) -> list[Any]:
@@ -109,6 +127,8 @@ def _wrong(wild: Wild, answer: RawAnswer) -> str | None:
         inside = path.startswith("/rest/v1/") and "\n" not in path  # spoiled ones may not come there
         if status >= 400 and inside and not (isinstance(told, dict) and told.keys() == _ERROR_KEYS):
             return f"status {status} with {body[:300]!r}"
+        if status >= 400 and inside and str(told["code"]).startswith(_OURS):
+            return f"our own mistake: {body[:300]!r}"
     return None
 
 
