@@ -30,7 +30,7 @@ _PLAIN = {
     "time": ("2026-01-15T12:00:00Z", "2026-01-15 11:30:00+00:00", "now", "infinity"),
     "uuid": ("6f0c2b1e-0000-4000-8000-000000000000",),
     "boolean": ("true", "false"),
-    "json": ("{}", '{"note":"CANARY"}', f'{{"{MARK}":1}}', "1", '"WLCE"'),
+    "json": ("{}", '{"note":"x"}', f'{{"{MARK}":1}}', "1", '"WLCE"'),
     "array": ("{}", "{inverter}", f"{{{MARK},soe_max}}"),
 }
 _JSON_VALUES = {"number": (1, 2.5, None), "boolean": (True, False), "json": ({}, {MARK: [1]}), "array": (["a"], [])}

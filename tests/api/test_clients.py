@@ -49,6 +49,8 @@ def python_client(name: Client, url: str, key: str) -> Iterator[Ask]:
             return Answer(answer.data, answer.count)
 
         yield ask
+        if name == "supabase":
+            client.postgrest.aclose()
 
 
 @contextmanager

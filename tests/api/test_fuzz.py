@@ -23,6 +23,8 @@ CONNECTIONS = 4
 SLOWEST_S = 20.0
 _OURS = ("08", "25", "26", "34", "3D", "40", "42601", "42P02", "42P18", "53", "54", "55", "57P", "58", "F0", "XX")
 """Errors of PostgreSQL that no request may cause: wrong SQL, lost connections and transactions, broken things."""
+_NO_HTTP = {"message": "this is no HTTP request"}
+"""What the server says to bytes that never became a request."""
 _ERROR_KEYS = {"code", "message", "details", "hint"}
 
 
@@ -117,12 +119,14 @@ async def _ask_all(server: LiveServer, requests: Sequence[tuple[Wild, str]]) -> 
 
 def _wrong(wild: Wild, answer: RawAnswer) -> str | None:
     status, body = answer.status, answer.body
-    if not 200 <= status < 500 or 300 <= status < 400:
+    if not (200 <= status < 300 or 400 <= status < 500 or status == 307):  # from /rest/v1 to /rest/v1/
         return f"status {status}: {body[:300]!r}"
     if CANARY.encode() in body:
         return f"another site's row: {body[:300]!r}"
     if body and "json" in answer.headers.get("content-type", ""):
         told = json.loads(body)
+        if status == 400 and told == _NO_HTTP:
+            return None
         path = unquote(wild.target.decode("latin-1")).partition("?")[0]
         inside = path.startswith("/rest/v1/") and "\n" not in path  # spoiled ones may not come there
         if status >= 400 and inside and not (isinstance(told, dict) and told.keys() == _ERROR_KEYS):
