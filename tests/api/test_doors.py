@@ -77,7 +77,7 @@ BAD: tuple[Callable[[str], str], ...] = (
     lambda good: good[:-6] + "AAAAAA",
     lambda good: good.rpartition(".")[0],
     lambda good: "sb_publishable_what_it_is_not",
-    lambda good: "é\x01".encode("latin-1").decode("latin-1"),
+    lambda good: "é§",
 )
 NAMES = ("forged", "unsigned", "signed by another", "expired", "of no role", "changed", "cut off", "text", "bytes")
 
