@@ -1,6 +1,6 @@
 """A request of ``/rest/v1`` as its handlers see it, and what they answer."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +56,7 @@ class Reply:
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
-    body: bytes | AsyncIterator[bytes] = b""
+    body: bytes | AsyncGenerator[bytes, None] = b""
 
 
 def check_profile(request: Request) -> tuple[tuple[str, str], ...]:

@@ -14,6 +14,8 @@ DEEPEST = 8
 """Resources inside one another."""
 MOST_EMBEDS = 24
 """Resources of one request: each is a join."""
+MOST_COLUMNS = 1000
+"""Of one resource."""
 _ARROW = re.compile(r"->>?")
 _INDEX = re.compile(r"(-?[0-9]{1,9})(?=->|::|[.,)\s]|\Z)")
 _KEY = re.compile(r"[^(\-:.,>)]+(?:-(?!>)[^(\-:.,>)]+)*")
@@ -85,6 +87,8 @@ class _SelectReader:
         found = [self.item(depth)]
         while scanner.accept(","):
             found.append(self.item(depth))
+            if len(found) > MOST_COLUMNS:
+                raise scanner.error(f"at most {MOST_COLUMNS} columns")
         return tuple(found)
 
     def item(self, depth: int) -> Column | Embed:

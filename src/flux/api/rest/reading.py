@@ -1,7 +1,7 @@
 """GET and HEAD of a table: rows in one value where they are few, in a stream where they are many."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 
 from flux.api.rest.errors import ApiError
@@ -106,7 +106,7 @@ async def _streamed(
 
 async def _joined(
     chunks: AsyncIterator[list[bytes]], begin: bytes, between: bytes, end: bytes, stack: AsyncExitStack
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """The body; ``stack`` holds what is let go of when it ends, or is closed before."""
     async with stack:
         before = begin
