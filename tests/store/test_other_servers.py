@@ -25,8 +25,11 @@ pytestmark = pytest.mark.skipif(not INSTALLED, reason="no PostgreSQL of the syst
 
 @pytest.fixture(params=INSTALLED, ids=lambda path: path.parent.name)
 def system_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
+    yield from system_server(request.param)
+
+
+def system_server(programs: Path) -> Iterator[str]:
     """A server of the system's own programs, on a socket in a private folder."""
-    programs: Path = request.param
     with reachable_folder() as folder:
         user = choose_user(folder / "data")
         user.own(folder)

@@ -17,6 +17,8 @@ from flux.store.roles import GATEWAY_MAY_BECOME, HINT, missing_roles
 
 _logger = structlog.get_logger(__name__)
 _TRIES = 10
+_SOMEBODY_ELSE = (psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation, psycopg.errors.InternalError)
+"""What is raised when another process makes or grants the same now ("tuple concurrently updated" is the last one)."""
 
 
 def gateway_dsn(owner_dsn: str, home: Path, *, given: str | None = None) -> str:
@@ -69,19 +71,20 @@ def check_gateway(dsn: str) -> None:
 def _make_login(connection: Connection[Any], login: str, password: str) -> None:
     """The password goes over as its SCRAM verifier: a server that logs statements logs no password."""
     verifier = connection.pgconn.encrypt_password(password.encode(), login.encode(), b"scram-sha-256").decode()
-    options = sql.SQL("LOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {}").format(sql.Literal(verifier))
-    exists = connection.execute("SELECT to_regrole(quote_ident(%s)) IS NOT NULL", (login,)).fetchone() == (True,)
-    try:
-        if exists:
-            _logger.warning(
-                "the API's login has a new password; another server that uses it has to be told", login=login
-            )
-            alter = sql.SQL("ALTER ROLE {} LOGIN NOINHERIT PASSWORD {}")
-            connection.execute(alter.format(sql.Identifier(login), sql.Literal(verifier)))
+    as_it_should = sql.SQL("{} LOGIN NOINHERIT PASSWORD {}").format(sql.Identifier(login), sql.Literal(verifier))
+    for attempt in range(1, _TRIES + 1):
+        ((exists,),) = connection.execute("SELECT to_regrole(quote_ident(%s)) IS NOT NULL", (login,)).fetchall()
+        try:
+            connection.execute(sql.SQL("ALTER ROLE " if exists else "CREATE ROLE ") + as_it_should)
+        except psycopg.errors.InsufficientPrivilege:
+            raise RefusedError(HINT) from None
+        except _SOMEBODY_ELSE:
+            if attempt == _TRIES:
+                raise
         else:
-            connection.execute(sql.SQL("CREATE ROLE {} ").format(sql.Identifier(login)) + options)
-    except psycopg.errors.InsufficientPrivilege:
-        raise RefusedError(HINT) from None
+            if exists:
+                _logger.warning("the API's login has another password: a server elsewhere has to be told", login=login)
+            return
 
 
 def _grant(connection: Connection[Any], login: str, database: str) -> None:
@@ -100,7 +103,7 @@ def _grant(connection: Connection[Any], login: str, database: str) -> None:
             connection.execute(sql.SQL("GRANT EXECUTE ON FUNCTION flux.check_key(uuid) TO {}").format(user))
         except psycopg.errors.InsufficientPrivilege:
             raise RefusedError(HINT) from None
-        except (psycopg.errors.UniqueViolation, psycopg.errors.InternalError):  # somebody grants the same now
+        except _SOMEBODY_ELSE:
             if attempt == _TRIES:
                 raise
         else:
