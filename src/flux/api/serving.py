@@ -46,6 +46,8 @@ def make_server(app: FastAPI, listening: Listening) -> uvicorn.Server:
         http=cast("type[asyncio.Protocol]", partial(LimitedHttp, head_within_s=listening.head_within_s)),
         ws="websockets-sansio",
         ws_max_size=LONGEST_MESSAGE,
+        # a row that is told to 500 sockets would be compressed 500 times: that costs more than all the rest
+        ws_per_message_deflate=False,
         log_level="warning",
         access_log=False,  # it would repeat URLs
         server_header=False,
