@@ -33,6 +33,7 @@ BENCHMARKS = (
     "scan",
     "registry",
     "api",
+    "realtime",
 )
 
 

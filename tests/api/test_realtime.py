@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
-from realtime import AsyncRealtimeClient, RealtimePostgresChangesListenEvent
-from tests.api.live import LiveServer
+from tests.api.live import LiveServer, live_server_on
 from tests.api.phoenix import TOPIC, on, phoenix
-from tests.support import NOON, add_device, meter_reading
-from websockets.exceptions import ConnectionClosed
+from tests.support import NOON, add_device, fetch, meter_reading
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from flux.store.ingest import ingest
 from flux.store.lifecycle import run_retention
 from flux.store.rollups import refresh
+from realtime import AsyncRealtimeClient, RealtimePostgresChangesListenEvent
 
 Conn = AsyncConnection[Any]
 Listen = RealtimePostgresChangesListenEvent
@@ -269,3 +269,81 @@ async def test_a_cursor_that_the_log_does_not_reach(db: Conn, live_server: LiveS
             (f"{epoch}/9000000:9000000:", "of another log"),
         ):
             assert reason in (await client.join(on("alerts"), cursor=wrong))["response"]["reason"]
+
+
+async def add_key(db: Conn, name: str) -> str:
+    ((key,),) = await fetch(
+        db,
+        "INSERT INTO flux.api_keys (name, role, created_by) VALUES (%s, 'authenticated', 'test') RETURNING id::text",
+        (name,),
+    )
+    return str(key)
+
+
+async def test_channels_end_with_their_keys(db: Conn, dsn: str) -> None:
+    later = timedelta(0)
+    with live_server_on(dsn, clock=lambda: datetime.now(UTC) + later) as live:
+        key = live.key("authenticated", jti=await add_key(db, "to be revoked"), exp=None)
+        async with phoenix(live) as short, phoenix(live, key) as revoked, phoenix(live) as renewed:
+            await short.join(on("alerts"), access_token=live.key("authenticated", exp=in_minutes(2)))
+            await renewed.join(on("alerts"), access_token=live.key("authenticated", exp=in_minutes(2)))
+            await revoked.join(on("alerts"))
+            await renewed.send("access_token", {"access_token": live.key("authenticated", exp=in_minutes(30))})
+            assert (await renewed.ask("heartbeat"))["status"] == "ok"
+            await db.execute("UPDATE flux.api_keys SET revoked_at = now(), revoked_by = 'me'")
+            later = timedelta(minutes=3)
+            assert "expired" in (await short.until("system"))["message"]
+            assert await short.until("phx_close") == {}
+            assert "revoked" in (await revoked.until("system"))["message"]
+            assert await revoked.until("phx_close") == {}
+            await db.execute(
+                "INSERT INTO flux.alerts (key, severity, text, raised_at) VALUES ('k', 'info', 't', now())"
+            )
+            assert (await renewed.change())["record"]["key"] == "k"
+            answer = await revoked.join(on("alerts"))
+            assert (answer["status"], answer["response"]["reason"]) == ("error", "the key was revoked")
+
+
+def in_minutes(minutes: int) -> int:
+    return int((datetime.now(UTC) + timedelta(minutes=minutes)).timestamp())
+
+
+@pytest.mark.parametrize("token", ["nonsense", 7, ""])
+async def test_a_wrong_token_opens_no_channel_and_closes_one(module_server: LiveServer, token: Any) -> None:
+    async with phoenix(module_server) as client:
+        assert (await client.join(on("alerts"), access_token=token))["status"] == "error"
+        assert (await client.join(on("alerts")))["status"] == "ok"
+        await client.send("access_token", {"access_token": token})
+        assert (await client.until("system"))["status"] == "error"
+        assert await client.until("phx_close") == {}
+
+
+async def test_another_key_moves_a_channel_to_what_it_sees(db: Conn, live_server: LiveServer) -> None:
+    stop = "INSERT INTO flux.site_stops (site, actor) VALUES (%s, 'me')"
+    for site in ("WLCE", "HMCE"):
+        await add_device(db, f"{site}-M", site=site)
+    async with phoenix(live_server, sites=["WLCE"]) as client:
+        await client.join(on("site_stops"), cursor="now")
+        await db.execute(stop, ("WLCE",))
+        assert (await client.change())["record"]["site"] == "WLCE"
+        await client.send("access_token", {"access_token": live_server.key("authenticated", ["HMCE"])})
+        assert (await client.ask("heartbeat"))["status"] == "ok"
+        await db.execute("UPDATE flux.site_stops SET resumed_at = now(), resumed_by = 'me'")
+        await db.execute(stop, ("HMCE",))
+        assert (await client.change())["record"]["site"] == "HMCE"
+
+
+async def test_limits_of_a_socket(module_server: LiveServer) -> None:
+    async with phoenix(module_server) as client:
+        too_many = [on("alerts") for _ in range(101)]
+        assert "at most 100 subscriptions" in (await client.join(*too_many))["response"]["reason"]
+        answers = [await client.ask("phx_join", topic=f"realtime:{number}") for number in range(101)]
+        assert {answer["status"] for answer in answers[:99]} == {"ok"}
+        assert "RateLimitReached" in answers[-1]["response"]["reason"]
+
+
+async def test_a_key_of_anybody_follows_nothing(module_server: LiveServer) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        async with phoenix(module_server, role="anon"):
+            pass
+    assert refused.value.response.status_code in (401, 403)

