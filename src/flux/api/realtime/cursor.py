@@ -79,7 +79,11 @@ def highest_of(snapshot: str) -> int:
 def includes(newer: str, older: str) -> bool:
     """Whether everything that is visible in snapshot ``older`` is visible in ``newer``."""
     _, high, running = older.split(":")
-    was_running = set(running.split(",")) if running else set()
+    was_running = set(map(int, running.split(","))) if running else set()
     _, newer_high, newer_running = newer.split(":")
-    still = newer_running.split(",") if newer_running else []
-    return int(high) <= int(newer_high) and all(int(one) >= int(high) or one in was_running for one in still)
+    still = [int(one) for one in newer_running.split(",")] if newer_running else []
+    begun_since = int(high) - int(newer_high)
+    if begun_since > len(was_running):
+        return False
+    unseen = [*still, *(int(newer_high) + number for number in range(begun_since))]
+    return all(one >= int(high) or one in was_running for one in unseen)
