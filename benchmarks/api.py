@@ -193,6 +193,8 @@ def insert_batches(client: Client, conn: Connection[Any], devices: list[str], ba
     """Median rows/s over HTTP and through psycopg, the same statement, of batches in turn."""
     took = Took()
     names = ", ".join(("device_id", "time", *_COLUMNS))
+    # Supabase's clients name the columns of a list of rows
+    target = f"/rest/v1/mg_meter_readings?columns={names.replace(' ', '')}"
     typed = "device_id uuid, time timestamptz, " + ", ".join(f"{name} double precision" for name in _COLUMNS)
     statement = (
         f"INSERT INTO flux.mg_meter_readings ({names}) SELECT {names} FROM json_to_recordset(%s::json) AS r ({typed})"
@@ -201,7 +203,7 @@ def insert_batches(client: Client, conn: Connection[Any], devices: list[str], ba
         over_http, alone = (json.dumps(make_batch(devices, 2 * number + n)).encode() for n in range(2))
         this = took if number > 1 else Took()
         told = {"Content_Type": "application/json", "Prefer": "return=minimal"}
-        _timed(this.http, client.ask, "POST", "/rest/v1/mg_meter_readings", over_http, **told)
+        _timed(this.http, client.ask, "POST", target, over_http, **told)
         _timed(this.text, conn.execute, statement, (alone.decode(),))
     return BATCH / statistics.median(took.http), BATCH / statistics.median(took.text)
 

@@ -29,6 +29,7 @@ from flux.api.rest.write_sql import SERIES, Series, body_rows
 from flux.api.rest.wrong_value import NOT_READ, find_wrong_value
 
 _TRIES = 3
+_SET_TIMEZONE = b"SELECT set_config('TimeZone', %s, true)"
 _GAVE_WAY = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
 
@@ -89,19 +90,39 @@ async def _run(run: _Run) -> Outcome:
 
 
 async def _once(conn: AsyncConnection[Any], run: _Run) -> Outcome:
-    """The whole transaction; nothing of it stays where the outcome is not as the request wants it."""
+    """The whole transaction; nothing of it stays where the outcome is not as the request wants it.
+
+    It is one round trip, unless its outcome decides whether it stays.
+    """
     prefer = run.asked.prefer
-    begin = begin_parameters(run.identity, timeout_ms=run.room.limits.statement_ms)
-    async with conn.pipeline(), conn.transaction(force_rollback=prefer.tx is Tx.ROLLBACK):
-        await conn.execute(BEGIN_REQUEST, begin)
+    end = b"ROLLBACK" if prefer.tx is Tx.ROLLBACK else b"COMMIT"
+    decides = _decides(run)
+    async with conn.pipeline():
+        await conn.execute(b"BEGIN")
+        await conn.execute(BEGIN_REQUEST, begin_parameters(run.identity, timeout_ms=run.room.limits.statement_ms))
         if prefer.timezone is not None:
-            await conn.execute("SELECT set_config('TimeZone', %s, true)", (prefer.timezone,))
-        async with AsyncRawCursor(conn) as cursor:
-            await cursor.execute(run.plan.statement.text, run.plan.statement.values)
-            ((total, refused, updated, key, body),) = await cursor.fetchall()
-        outcome = Outcome(total, refused, updated, key, body)
+            await conn.execute(_SET_TIMEZONE, (prefer.timezone,))
+        cursor = AsyncRawCursor(conn)
+        await cursor.execute(run.plan.statement.text, run.plan.statement.values)
+        if not decides:
+            await conn.execute(end)
+    ((total, refused, updated, key, body),) = await cursor.fetchall()
+    outcome = Outcome(total, refused, updated, key, body)
+    try:
         _judge(run, outcome)
-        return outcome
+    except ApiError:
+        end = b"ROLLBACK"
+        raise
+    finally:
+        if decides:
+            await conn.execute(end)
+    return outcome
+
+
+def _decides(run: _Run) -> bool:
+    """Whether the outcome decides if the transaction stays. (Of a row that is refused, nothing was written anyway.)"""
+    most = run.asked.prefer.strict and run.asked.prefer.max_affected is not None
+    return run.asked.method == "PUT" or run.media.single or most
 
 
 async def _explained(run: _Run, error: ApiError) -> ApiError:
