@@ -34,6 +34,7 @@ BENCHMARKS = (
     "registry",
     "api",
     "realtime",
+    "edges",
 )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from flux.cli import control_faults, control_ledger, control_picture, control_push, control_stop, control_told
+from flux.cli import control_faults, control_ledger, control_picture, control_push, control_stop, control_told, jobs
 from flux.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, help="The controller: check a plan, see 
 
 app.command()(control_stop.stop)
 app.command()(control_stop.resume)
+app.command("set-point", context_settings={"ignore_unknown_options": True})(jobs.set_point)  # -20 is no option
 for _command in (control_ledger.log, control_ledger.why, control_ledger.compare, control_ledger.plan):
     app.command()(_command)
 app.command()(control_ledger.rejected)
