@@ -167,3 +167,13 @@ async def test_what_a_session_became_is_undone(live: LiveServer, db: AsyncConnec
         assert push(live, body.encode()).json()["stored"] == 1
         service = ask(live, "GET", "/registry", "service", sites=None, headers={"Flux-Site": "HMCE"})
         assert {device["site"] for device in service.json()["devices"]} == {"HMCE"}
+
+
+def test_where_the_public_may_do_nothing_an_edge_still_pushes(dsn: str) -> None:
+    """As in the embedded server: ingest stages what it stores in a temporary table."""
+    fill_fleet(dsn)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        database = psycopg.sql.Identifier(conn.info.dbname)
+        conn.execute(psycopg.sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
+    with live_server_on(dsn) as live:
+        assert push(live, line(ids(live)["WLCE-GRID-METER"], frequency=50.0)).json()["stored"] == 1

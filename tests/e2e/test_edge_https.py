@@ -155,13 +155,13 @@ async def test_orders_reach_the_battery_through_the_url_alone(home: Path) -> Non
         await world.start_edge()
 
         async def controls() -> bool:
-            return bool(battery(world).set_point_kw > 5)
+            return float(battery(world).set_point_kw) > 5
 
         async def rests() -> bool:
-            return bool(battery(world).set_point_kw == 0)
+            return float(battery(world).set_point_kw) == 0
 
         async def charges() -> bool:
-            return abs(battery(world).set_point_kw + 20) < 0.5
+            return abs(float(battery(world).set_point_kw) + 20) < 0.5
 
         await until(controls)
         now = system_clock()

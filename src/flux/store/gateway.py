@@ -13,6 +13,7 @@ from psycopg.conninfo import make_conninfo
 from flux.config.private import create_private, read_private
 from flux.errors import RefusedError, UnavailableError
 from flux.store.db import connect_sync
+from flux.store.rights import SERVER_ROLE
 from flux.store.roles import GATEWAY_MAY_BECOME, HINT, missing_roles
 
 _logger = structlog.get_logger(__name__)
@@ -99,6 +100,11 @@ def _grant(connection: Connection[Any], login: str, database: str) -> None:
             for (role,) in rows:
                 connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), user))
             connection.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(sql.Identifier(database), user))
+            connection.execute(  # ingest stages what it stores; where PUBLIC may do nothing it needs the right itself
+                sql.SQL("GRANT TEMPORARY ON DATABASE {} TO {}").format(
+                    sql.Identifier(database), sql.Identifier(SERVER_ROLE)
+                )
+            )
             connection.execute(sql.SQL("GRANT USAGE ON SCHEMA flux TO {}").format(user))
             connection.execute(sql.SQL("GRANT EXECUTE ON FUNCTION flux.check_key(uuid) TO {}").format(user))
         except psycopg.errors.InsufficientPrivilege:

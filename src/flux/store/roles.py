@@ -112,6 +112,7 @@ def _script(
     roles = sql.SQL(", ").join(map(sql.Identifier, GATEWAY_MAY_BECOME))
     yield sql.SQL("GRANT {} TO {};").format(roles, gateway)
     yield sql.SQL("GRANT CONNECT ON DATABASE {} TO {};").format(database, gateway)
+    yield sql.SQL("GRANT TEMPORARY ON DATABASE {} TO {};").format(database, sql.Identifier(SERVER_ROLE))
     yield sql.SQL("GRANT USAGE ON SCHEMA flux TO {};").format(gateway)
     yield sql.SQL("GRANT EXECUTE ON FUNCTION flux.check_key(uuid) TO {};").format(gateway)
 

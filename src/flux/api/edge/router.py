@@ -6,7 +6,7 @@ Following (registry, control, jobs) is a long-poll by cursor: an answer comes at
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ from flux.api.database import SERVER_ROLE, as_caller, session_as_caller
 from flux.api.edge.bodies import records_of
 from flux.api.edge.changes import Changes, Pool, Topic
 from flux.api.edge.routes import Caller, EdgeRoute, caller_of
+from flux.errors import UnavailableError
 from flux.model import DeviceId, DeviceState
 from flux.registry import set_state
 from flux.registry.for_edges import cursor_of, registry_snapshot, store_records
@@ -30,6 +31,8 @@ from flux.store.control_feed import read_feed
 LONGEST_WAIT_S = 60.0
 _PUSH_TIMEOUT_MS = 60_000
 _LONGEST_LEASE_S = 3600.0
+_LEFT_TO_OTHERS = 3
+_LONGEST_TURN_S = 20.0
 
 Cursor = Annotated[str | None, Query(max_length=100, description="The cursor of what is known; none: nothing is.")]
 Wait = Annotated[float, Query(ge=0, le=LONGEST_WAIT_S, description="Seconds to wait for something newer.")]
@@ -76,7 +79,8 @@ def edge_router() -> APIRouter:
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with Changes(lambda: app.state.pool) as changes:
             app.state.end_waiting = changes.end
-            yield {"changes_for_edges": changes}
+            turns = asyncio.Semaphore(max(1, app.state.pool.max_size - _LEFT_TO_OTHERS))
+            yield {"changes_for_edges": changes, "turns_of_edges": turns}
 
     router = APIRouter(prefix="/edge/v1", tags=["edge"], route_class=EdgeRoute, lifespan=lifespan)
     _add_recording(router)
@@ -92,7 +96,7 @@ def _add_recording(router: APIRouter) -> None:
         caller = caller_of(request)
         records = await records_of(request)
         session = session_as_caller(_pool(request), caller.identity, timeout_ms=_PUSH_TIMEOUT_MS)
-        async with session as conn:
+        async with _turn(request), session as conn:
             result = await store_records(conn, records)
         return JSONResponse(asdict(result))
 
@@ -211,8 +215,25 @@ async def _follow(
             return Response(status_code=204)
 
 
-def _server(request: Request, caller: Caller) -> AbstractAsyncContextManager[AsyncConnection[Any]]:
-    return as_caller(_pool(request), caller.identity, role=SERVER_ROLE)
+@asynccontextmanager
+async def _server(request: Request, caller: Caller) -> AsyncIterator[AsyncConnection[Any]]:
+    async with _turn(request), as_caller(_pool(request), caller.identity, role=SERVER_ROLE) as conn:
+        yield conn
+
+
+@asynccontextmanager
+async def _turn(request: Request) -> AsyncIterator[None]:
+    """Hundreds of edges come back in one moment: they wait here, and leave connections of the pool to others."""
+    turns: asyncio.Semaphore = request.state.turns_of_edges
+    try:
+        async with asyncio.timeout(_LONGEST_TURN_S):
+            await turns.acquire()
+    except TimeoutError:
+        raise UnavailableError("too many edges ask at once; try again") from None
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 def _pool(request: Request) -> Pool:
