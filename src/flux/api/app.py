@@ -61,7 +61,7 @@ def create_app(dsn: str, settings: Settings, verifier: Verifier, *, clock: Calla
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_pool(dsn, application_name="flux serve", max_size=8, timeout_s=3) as pool:
+        async with open_pool(dsn, application_name="flux serve", max_size=8, timeout_s=3, check_after_s=1) as pool:
             app.state.pool = pool
             _mount_rooms(app)
             async with Realtime(pool, dsn, verifier.verify, clock=clock) as realtime:

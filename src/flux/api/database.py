@@ -31,6 +31,8 @@ BEGIN_REQUEST = _BECOME.format(local="true")
 
 A transaction that is to be read only is made so after it, since it notes that the key was used.
 """
+BEGIN_READING = BEGIN_REQUEST.rstrip() + ", set_config('transaction_read_only', 'on', true)"
+"""The same, and from there on the transaction is read only."""
 BEGIN_SESSION = _BECOME.format(local="false")
 """The same for a whole session."""
 

@@ -6,7 +6,10 @@ run in UTC, so that what is read back is UTC.
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from math import inf
+from time import monotonic
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import AsyncConnection, Connection
@@ -75,13 +78,33 @@ async def connect(dsn: str, *, application_name: str = "flux", autocommit: bool 
         raise _not_connected(arguments, error) from None
 
 
+class _Check:
+    """Asks a connection that nobody used for a while whether it still leads anywhere: one round trip."""
+
+    def __init__(self, after_s: float) -> None:
+        self._after_s = after_s
+        self._asked: WeakKeyDictionary[AsyncConnection[Any], float] = WeakKeyDictionary()
+
+    async def __call__(self, conn: AsyncConnection[Any]) -> None:
+        if monotonic() - self._asked.get(conn, -inf) >= self._after_s:
+            await AsyncConnectionPool.check_connection(conn)
+            self._asked[conn] = monotonic()
+
+
 @asynccontextmanager
 async def open_pool(
-    dsn: str, *, application_name: str = "flux", min_size: int = 1, max_size: int = 4, timeout_s: float = 30
+    dsn: str,
+    *,
+    application_name: str = "flux",
+    min_size: int = 1,
+    max_size: int = 4,
+    timeout_s: float = 30,
+    check_after_s: float = 0,
 ) -> AsyncIterator["AsyncConnectionPool[AsyncConnection[Any]]"]:
     """A pool, open for as long as the block; checked once at the start, and it reconnects by itself after that.
 
-    Its connections are in autocommit: a transaction is where ``conn.transaction()`` says so.
+    Its connections are in autocommit: a transaction is where ``conn.transaction()`` says so. Each is asked whether it
+    is alive before it is used, unless that was less than ``check_after_s`` ago.
     """
     arguments = _arguments(dsn, application_name)
     async with await connect(dsn, application_name=application_name):
@@ -91,7 +114,7 @@ async def open_pool(
         min_size=min_size,
         max_size=max_size,
         timeout=timeout_s,
-        check=AsyncConnectionPool.check_connection,
+        check=_Check(check_after_s),
         open=False,
     )
     try:

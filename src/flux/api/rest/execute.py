@@ -11,15 +11,13 @@ from psycopg.pq import TransactionStatus
 from psycopg.pq.abc import PGresult
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from flux.api.database import BEGIN_REQUEST, begin_parameters
+from flux.api.database import BEGIN_READING, begin_parameters
 from flux.api.identity import Identity
 from flux.api.rest.errors import ApiError, from_database
 from flux.api.rest.statements import Statement
 
 Pool = AsyncConnectionPool[AsyncConnection[Any]]
 Row = tuple[bytes | None, ...]
-_READ_ONLY = b"SET TRANSACTION READ ONLY"
-"""After the key has been checked, which notes when it was last used."""
 
 
 @asynccontextmanager
@@ -54,8 +52,7 @@ async def read_rows(pool: Pool, identity: Identity, statements: Sequence[Stateme
         cursors = []
         async with conn.pipeline():
             await conn.execute(b"BEGIN")
-            await conn.execute(BEGIN_REQUEST, begin_parameters(identity, timeout_ms=timeout_ms))
-            await conn.execute(_READ_ONLY)
+            await conn.execute(BEGIN_READING, begin_parameters(identity, timeout_ms=timeout_ms))
             for statement in statements:
                 cursor = AsyncRawCursor(conn)
                 await cursor.execute(statement.text, statement.values)
@@ -82,8 +79,7 @@ async def snapshot(pool: Pool, identity: Identity, timeout_ms: int) -> AsyncIter
     async with connection_for(pool, identity) as conn:
         async with conn.pipeline():
             await conn.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ")
-            await conn.execute(BEGIN_REQUEST, begin_parameters(identity, timeout_ms=timeout_ms))
-            await conn.execute(_READ_ONLY)
+            await conn.execute(BEGIN_READING, begin_parameters(identity, timeout_ms=timeout_ms))
         yield conn
         await conn.execute(b"COMMIT")
 
