@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
+from starlette.exceptions import HTTPException
 
 import flux
 from flux.api.access import Access
@@ -27,6 +28,7 @@ from flux.api.typed.problems import add_handlers
 from flux.api.typed.router import typed_router
 from flux.api.typed.transfer import transfer_router
 from flux.api.uploads import Uploads
+from flux.api.webhooks import webhook_router
 from flux.config import Settings
 from flux.store.db import open_pool
 
@@ -71,10 +73,12 @@ def create_app(dsn: str, settings: Settings, verifier: Verifier, *, clock: Calla
     app = FastAPI(title="Flux", version=flux.__version__, lifespan=lifespan)
     app.state.settings, app.state.verifier, app.state.clock = settings, verifier, clock
     add_handlers(app)
+    app.add_exception_handler(HTTPException, _http_error)
     _add_routes(app)
     app.include_router(typed_router())
     app.include_router(transfer_router())
     app.include_router(edge_router())
+    app.include_router(webhook_router())
     _guard(app, settings, verifier)
     return app
 
@@ -116,3 +120,9 @@ def _add_routes(app: FastAPI) -> None:
     @app.get("/metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
     async def metrics(conn: Connection) -> PlainTextResponse:
         return PlainTextResponse(await metrics_text(conn), media_type="text/plain; version=0.0.4")
+
+
+async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+    """No such path, a verb that it does not have, and what endpoints raise themselves."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for these alone
+    return JSONResponse({"message": error.detail}, status_code=error.status_code, headers=error.headers)

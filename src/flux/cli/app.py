@@ -40,6 +40,7 @@ from flux.cli import (
     templates,
     transfer,
     up,
+    webhooks,
     worker,
 )
 from flux.cli.supervised import end_with_supervisor
@@ -101,6 +102,7 @@ for _name, _group in (
     ("groups", groups.app),
     ("alerts", alerts.app),
     ("keys", keys.app),
+    ("webhooks", webhooks.app),
     ("readings", readings.app),
     ("rollups", readings.rollups_app),
     ("gaps", gaps.app),

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     trusted_proxies: str = Field(default="127.0.0.1,::1", description="whose X-Forwarded-For counts (--behind-proxy)")
     access_log: bool = Field(default=True, description="a line for each request")
     worker_file: Path | None = Field(default=None, description="file of `flux worker`: market platforms")
+    webhooks_file: Path | None = Field(default=None, description="file of webhook sources and secrets, mode 0600")
     notifications: Path | None = Field(default=None, description="file of notification routes, mode 0600")
     log_level: str = "INFO"
     log_json: bool = Field(default=False, description="one JSON object a line instead of text")

@@ -12,6 +12,7 @@ from flux.api.limits import Limits
 from flux.api.secret import load_secrets
 from flux.api.serving import Listening, make_server
 from flux.api.tokens import Verifier
+from flux.api.webhook_sources import load_sources, sources_file
 from flux.config import Settings
 from flux.errors import RefusedError
 from flux.local.ports import require_free, require_safe
@@ -25,6 +26,7 @@ def run_serve(settings: Settings) -> None:
     require_safe(settings)
     require_free(settings.http_host, settings.http_port, "HTTP", "choose another with --port or FLUX_HTTP_PORT")
     Limits.from_settings(settings)
+    load_sources(sources_file(settings))
     keys = public_keys(settings, monotonic)
     dsn = login(settings)
     verifier = Verifier(

@@ -17,7 +17,9 @@ _DIRECTION = {"charge_max": -1.0, "discharge_max": 1.0}
 Label = Literal["boundary_import_kw", "battery_inverter_import_kw", "battery_state_of_charge_pct"]
 
 
-async def dispatch_values(conn: AsyncConnection[Any], site: str, steps: Sequence[ScheduleStep]) -> list[MarketValue]:
+async def dispatch_values(
+    conn: AsyncConnection[Any], site: str, steps: Sequence[ScheduleStep], *, source: str = "axle"
+) -> list[MarketValue]:
     """Market data of type 4, kW, + discharge: full power of the site's batteries where a step asks for it, 0 after it.
 
     ``avoid_import`` and ``avoid_export`` ask for no power of their own and give none. What was stored for the future
@@ -47,7 +49,7 @@ async def dispatch_values(conn: AsyncConnection[Any], site: str, steps: Sequence
     return [
         MarketValue(
             type=MarketDataType.AXLE_DISPATCH, time=time, value=kw, site=site,
-            metadata={"source": "axle", "action": action},
+            metadata={"source": source, "action": action},
         )
         for time, (kw, action) in sorted(asked.items())
     ]  # fmt: skip

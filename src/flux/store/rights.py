@@ -169,6 +169,8 @@ TABLES = (
     Table("site_stops", Fence.SITE, operator="riu", edge="r", service="riu", server="riu",
           stamped=("actor", "resumed_by:resumed_at"), updatable=("resumed_at",)),
     Table("edge_jobs", Fence.SITE, server="riu"),
+    Table("webhook_events", Fence.SITE, authenticated="", operator="", service="", server="riud", noted=False),
+    Table("webhook_positions", Fence.SITE, authenticated="", operator="", service="", server="riu", noted=False),
     Table("worker_jobs", Fence.UNFENCED),
     Table("api_keys", Fence.KEYS, authenticated="", operator="", server=""),
     Table("api_audit", Fence.KEYS, authenticated="", operator="", server=""),
