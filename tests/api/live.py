@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -24,8 +25,9 @@ from pydantic import SecretStr
 
 from flux.api.app import create_app
 from flux.api.identity import Role
+from flux.api.jwks import verifier_of
 from flux.api.serving import Listening, make_server
-from flux.api.tokens import Verifier, issue_token
+from flux.api.tokens import issue_token
 from flux.config import Settings
 from flux.store.gateway import gateway_dsn
 
@@ -39,6 +41,8 @@ class LiveServer:
     url: str
     dsn: str
     app: FastAPI
+    stop: Callable[[], None]
+    """As a signal does, and wait until it has."""
 
     @property
     def port(self) -> int:
@@ -77,7 +81,7 @@ def live_server_on(
     dsn: str,
     *,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    head_within_s: float = 15.0,
+    listening: Listening | None = None,
     **settings: Any,
 ) -> Iterator[LiveServer]:
     """A server on the database of ``dsn``, a superuser's; ``settings`` are fields of :class:`flux.config.Settings`.
@@ -94,16 +98,16 @@ def live_server_on(
             **settings,
         }
         chosen = Settings(**given)
-        app = create_app(gateway_dsn(dsn, chosen.home), chosen, Verifier([SECRET], clock), clock=clock)
-        with (
-            socket.create_server(("127.0.0.1", 0)) as listening,
-            _running(make_server(app, Listening(head_within_s=head_within_s)), listening),
-        ):
-            yield LiveServer(f"http://127.0.0.1:{listening.getsockname()[1]}", dsn, app)
+        verifier = verifier_of(chosen, clock, monotonic)
+        app = create_app(gateway_dsn(dsn, chosen.home), chosen, verifier, clock=clock)
+        server = make_server(app, listening or Listening())
+        scheme = "https" if listening is not None and listening.tls_cert else "http"
+        with socket.create_server(("127.0.0.1", 0)) as port, _running(server, port) as stop:
+            yield LiveServer(f"{scheme}://127.0.0.1:{port.getsockname()[1]}", dsn, app, stop)
 
 
 @contextmanager
-def _running(server: uvicorn.Server, listening: socket.socket) -> Iterator[None]:
+def _running(server: uvicorn.Server, listening: socket.socket) -> Iterator[Callable[[], None]]:
     started = threading.Event()
     failed: list[BaseException] = []
 
@@ -123,12 +127,16 @@ def _running(server: uvicorn.Server, listening: socket.socket) -> Iterator[None]
     server.startup = startup  # type: ignore[method-assign]
     thread = threading.Thread(target=run, name="live server")
     thread.start()
+
+    def stop() -> None:
+        server.should_exit = True
+        thread.join(20)
+
     try:
         assert started.wait(20), "the live server did not start"
         assert server.started, f"the live server did not start: {failed}"
-        yield
+        yield stop
     finally:
-        server.should_exit = True
-        thread.join(20)
+        stop()
     assert not thread.is_alive(), "the live server did not stop"
     assert not failed, failed

@@ -17,6 +17,7 @@ from tests.api.live import LiveServer, live_server_on
 from flux.api.answers import refuse
 from flux.api.identity import ANONYMOUS, Identity, Role
 from flux.api.limits import Limiter, Limits, TooManySocketsError, address_of, caller_of
+from flux.api.serving import Listening
 from flux.api.uploads import GRACE_S, Uploads
 from flux.config import Settings
 from flux.errors import InputError
@@ -122,7 +123,7 @@ def test_a_head_that_is_too_long_or_none_is_refused(module_server: LiveServer, d
 
 
 def test_a_head_that_does_not_come_is_not_waited_for(dsn: str) -> None:
-    with live_server_on(dsn, head_within_s=0.05) as live:
+    with live_server_on(dsn, listening=Listening(head_within_s=0.05)) as live:
         assert raw(live, HEAD).startswith(b"HTTP/1.1 408 ")
         assert raw(live, b"").startswith(b"HTTP/1.1 408 ")
         assert httpx.get(f"{live.url}/healthz").status_code == 200

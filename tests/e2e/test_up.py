@@ -57,6 +57,18 @@ def answers(port: int) -> bool:
         return False
 
 
+def check_first_key(home: Path, port: int) -> str:
+    """The key of the first start works, and is its owner's alone; without one nothing is told."""
+    file = home / "api" / "service.key"
+    assert file.stat().st_mode & 0o777 == 0o600
+    key = file.read_text().strip()
+    url = f"http://127.0.0.1:{port}/v1/devices"
+    assert httpx.get(url, headers={"apikey": key}, trust_env=False).json() == []
+    assert httpx.get(url, trust_env=False).status_code == 401
+    assert httpx.get(f"{url}?apikey={key}", trust_env=False).status_code == 401
+    return key
+
+
 def test_up_survives_its_databases_death_and_stops_cleanly(home: Path) -> None:
     port = free_port()
     with running(home, port) as flux:
@@ -65,6 +77,7 @@ def test_up_survives_its_databases_death_and_stops_cleanly(home: Path) -> None:
             output, _ = second.communicate(timeout=30)
             assert second.returncode == 4
             assert f"process {flux.pid}" in output
+        key = check_first_key(home, port)
         first_server = EmbeddedServer(home).pid
         os.kill(first_server, signal.SIGKILL)
         until(lambda: answers(port) and EmbeddedServer(home).pid != first_server, "HTTP answers again")
@@ -73,6 +86,9 @@ def test_up_survives_its_databases_death_and_stops_cleanly(home: Path) -> None:
         assert flux.returncode == 0
         assert "stopped; everything is kept" in output
         assert "Traceback" not in output
+        assert "service.key" in output
+        logs = "".join(file.read_text() for file in (home / "logs").iterdir())
+        assert key[-20:] not in output + logs, "a key is told by its file, never by itself"
     assert not answers(port)
     with pytest.raises(Exception, match="no database server runs"):
         _ = EmbeddedServer(home).pid

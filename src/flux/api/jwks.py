@@ -8,6 +8,7 @@ nothing: the keys from before stay.
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +19,8 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from flux.api.tokens import PublicKeys, TokenError
+from flux.api.secret import load_secrets
+from flux.api.tokens import PublicKeys, TokenError, Verifier
 from flux.config import Settings
 from flux.errors import InputError, UnavailableError
 
@@ -116,6 +118,13 @@ def public_keys(settings: Settings, monotonic: Callable[[], float]) -> PublicKey
     if settings.jwks_url is not None:
         return JwksKeys(_from_url(settings.jwks_url), monotonic)
     return None
+
+
+def verifier_of(settings: Settings, clock: Callable[[], datetime], monotonic: Callable[[], float]) -> Verifier:
+    """What this installation accepts: keys of its own secret, which is made where there is none, and of an issuer."""
+    keys = public_keys(settings, monotonic)
+    secrets = load_secrets(settings, create=True)
+    return Verifier(secrets, clock, public_keys=keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience)
 
 
 def _from_file(file: Path) -> Load:

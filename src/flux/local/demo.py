@@ -20,6 +20,7 @@ from psycopg import AsyncConnection
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from flux.api.keys import key_file
 from flux.config import Settings
 from flux.control.plan import ControllerPlan
 from flux.devices.simulator import SimConfig, SimulatedSite, demo_site
@@ -242,13 +243,14 @@ def _heading(options: UpOptions) -> str:
     """Lines that can be pasted as they are; those that begin with $ are run by the smoke test."""
     flux = _command()
     grid = f"{SITE}-GRID-METER"
+    key = key_file(options.settings, "service")
     return f"""
 Flux is live: {options.url}/docs
 
-  [dim]the newest reading of each device[/]
-  $ curl -s {options.url}/v1/readings/latest
+  [dim]the newest reading of each device; every request needs a key, and `flux keys create` makes others[/]
+  $ curl -sf -H "apikey: $(cat {key})" {options.url}/v1/readings/latest
   [dim]half-hours of the grid meter: energy is exact[/]
-  $ curl -s {options.url}/v1/devices/{grid}/rollups/30m
+  $ curl -sf -H "apikey: $(cat {key})" {options.url}/v1/devices/{grid}/rollups/30m
   [dim]the same on the command line[/]
   $ {flux} devices list
   $ {flux} readings {SITE}-BESS-01 --last 5

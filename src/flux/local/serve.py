@@ -6,12 +6,10 @@ from datetime import UTC, datetime
 from time import monotonic
 
 from flux.api.app import create_app
-from flux.api.jwks import public_keys
+from flux.api.jwks import public_keys, verifier_of
 from flux.api.keys import make_first_keys, told
 from flux.api.limits import Limits
-from flux.api.secret import load_secrets
 from flux.api.serving import Listening, make_server
-from flux.api.tokens import Verifier
 from flux.api.webhook_sources import load_sources, sources_file
 from flux.config import Settings
 from flux.errors import RefusedError
@@ -27,15 +25,9 @@ def run_serve(settings: Settings) -> None:
     require_free(settings.http_host, settings.http_port, "HTTP", "choose another with --port or FLUX_HTTP_PORT")
     Limits.from_settings(settings)
     load_sources(sources_file(settings))
-    keys = public_keys(settings, monotonic)
+    public_keys(settings, monotonic)
     dsn = login(settings)
-    verifier = Verifier(
-        load_secrets(settings, create=True),
-        utc_now,
-        public_keys=keys,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-    )
+    verifier = verifier_of(settings, utc_now, monotonic)
     make_server(create_app(dsn, settings, verifier, clock=utc_now), _listening(settings)).run()
 
 
