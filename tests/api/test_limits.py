@@ -56,7 +56,7 @@ def test_who_has_no_key_is_limited_by_address_and_health_is_not(strict: LiveServ
         assert set(statuses) == {401, 429}
         assert http.get("/docs").status_code == 429
         assert {http.get("/healthz").status_code for _ in range(20)} == {200}
-        assert http.get("/v1/devices", headers=strict.headers("edge", ["WLCE"])).status_code == 200
+        assert http.get("/v1/devices", headers=strict.headers("service")).status_code == 200
 
 
 def test_pages_of_listed_origins_may_call(strict: LiveServer) -> None:
