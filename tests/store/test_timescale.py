@@ -142,3 +142,30 @@ def test_every_metric_is_a_column(timescale_dsn: str) -> None:
         for table, metrics in (("mg_meter_readings", METER_METRICS), ("mg_bess_anchors", BESS_METRICS)):
             found = {name for (name,) in conn.execute(query, (f"flux.{table}",)).fetchall()}
             assert {metric.name for metric in metrics} <= found
+
+
+async def test_the_fence_reaches_compressed_chunks(timescale_dsn: str) -> None:
+    """A view's condition on one device goes to the compressed scan, and what is another site's is not unpacked."""
+    async with await connect(timescale_dsn, autocommit=True) as conn:
+        own, other = await add_device(conn, "W"), await add_device(conn, "H", site="HMCE")
+        for minute in range(0, 600, 5):
+            at = MONDAY + timedelta(minutes=minute)
+            await ingest(conn, [meter_reading(own, at, frequency=50.0), meter_reading(other, at, frequency=49.0)])
+        await run_jobs(conn, "policy_compression")
+        claims = '{"role": "service", "sites": ["WLCE"], "name": "k"}'
+        async with conn.transaction(force_rollback=True):
+            await conn.execute("SELECT set_config('request.jwt.claims', %s, true)", (claims,))
+            await conn.execute("SET LOCAL ROLE flux_service")
+            assert await fetch(conn, "SELECT DISTINCT device_id FROM flux_api.mg_meter_readings") == [(own,)]
+            one = (
+                f"FROM flux_api.mg_meter_readings WHERE device_id = '{own}' AND time < '{MONDAY + timedelta(hours=2)}'"
+            )
+            assert await fetch(conn, f"SELECT count(*) {one}") == [(24,)]
+            plan = "\n".join(line for (line,) in await fetch(conn, f"EXPLAIN (COSTS OFF) SELECT * {one}"))
+            assert "ColumnarScan" in plan or "DecompressChunk" in plan, plan
+            assert "Index Cond: ((device_id = " in plan, plan
+            merge = """INSERT INTO flux_api.mg_meter_readings (device_id, time, frequency) VALUES (%s, %s, 51)
+                       ON CONFLICT (device_id, time) DO UPDATE SET frequency = excluded.frequency RETURNING frequency"""
+            assert await fetch(conn, merge, (own, MONDAY)) == [(51.0,)]
+            with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.WithCheckOptionViolation)):
+                await fetch(conn, merge, (other, MONDAY))
