@@ -184,7 +184,7 @@ def run(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_keys_as_a_person_types_them(run: Run, tmp_path: Path) -> None:
-    made = run("create", "--name", "grafana", "--role", "authenticated", "--site", "WLCE", "--expires", "90d")
+    made = run("create", "grafana", "--role", "authenticated", "--site", "WLCE", "--expires", "90d")
     assert "grafana: authenticated of WLCE" in made.stderr
     claims = jwt.decode(made.stdout.strip(), options={"verify_signature": False})
     assert (claims["role"], claims["sites"], claims["name"]) == ("authenticated", ["WLCE"], "grafana")
@@ -215,7 +215,7 @@ def test_keys_as_a_person_types_them(run: Run, tmp_path: Path) -> None:
 )
 def test_what_cannot_be_is_told_in_one_line(run: Run, arguments: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said) as told:
-        run("create", "--name", "k", *arguments)
+        run("create", "k", *arguments)
     assert "\n" not in str(told.value)
 
 

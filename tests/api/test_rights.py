@@ -13,7 +13,8 @@ from tests.api import probes
 from tests.api.probes import SHARED, SITES
 
 from flux.store.gateway import gateway_dsn as make_gateway_dsn
-from flux.store.rights import API_ROLES, TABLES, Fence, Table
+from flux.store.permissions import as_markdown, read_permissions
+from flux.store.rights import API_ROLES, SERVER_ALSO, TABLES, Fence, Table
 
 READERS = [role for role in API_ROLES if role != "flux_anon"]
 VERBS = "riud"
@@ -101,3 +102,24 @@ def test_every_cell(filled: str, role: str, sites: tuple[str, ...] | None) -> No
     ]
     assert not wrong, "\n".join(wrong)
     assert len(cells) > 300
+
+
+def test_the_page_has_the_table_of_the_running_system(module_dsn: str) -> None:
+    page = Path(__file__).parents[2] / "docs" / "api-security.md"
+    assert as_markdown(read_permissions(module_dsn)) in page.read_text(encoding="utf-8")
+
+
+def test_every_table_is_in_the_table_of_rights_or_is_left_out_on_purpose(module_dsn: str) -> None:
+    """A table that somebody adds is nobody's until it is said whose."""
+    with psycopg.connect(module_dsn) as conn:
+        rows = conn.execute(
+            """SELECT relname FROM pg_class WHERE relnamespace = 'flux'::regnamespace AND relkind IN ('r', 'p', 'v')
+               AND NOT relispartition"""
+        ).fetchall()
+    assert {name for (name,) in rows} == {table.name for table in TABLES} | set(SERVER_ALSO)
+
+
+def test_every_plain_table_that_clients_see_has_policies(module_dsn: str) -> None:
+    with psycopg.connect(module_dsn) as conn:
+        rows = conn.execute("SELECT relname FROM pg_class WHERE relrowsecurity").fetchall()
+    assert {name for (name,) in rows} == {table.name for table in TABLES if not (table.series or table.view)}

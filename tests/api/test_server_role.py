@@ -106,7 +106,7 @@ async def test_an_operator_operates_own_devices_and_finds_no_others(
         with pytest.raises((psycopg.errors.InsufficientPrivilege, FluxError)):
             await ownership.stop_site(conn, "HMCE", actor="ada")
         assert {row["device"] for row in await queries.latest_readings(conn)} <= {"WLCE-meter", "WLCE-bess"}
-        assert {row.device for row in await health_overview(conn)} <= {"WLCE-meter", "WLCE-bess"}
+        assert {row.device_id for row in await health_overview(conn)} <= {devices["WLCE-meter"], devices["WLCE-bess"]}
         assert await newest_decisions(conn) == []
         with pytest.raises((psycopg.errors.InsufficientPrivilege, FluxError)):
             await dispatch.replace_schedule(conn, "HMCE", [], source="manual")

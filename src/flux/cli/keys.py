@@ -19,7 +19,7 @@ Which = Annotated[str, typer.Argument(help="Name or id of the key.")]
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Option(help="What it is for; what is done with it is noted under this name.")],
+    name: Annotated[str, typer.Argument(help="What it is for; what is done with it is noted under this name.")],
     role: Annotated[str, typer.Option(help="authenticated (reads), operator, edge, service or anon.")],
     site: Annotated[
         list[str] | None, typer.Option(help="Only this site; may be given several times. None: every site.")
@@ -28,7 +28,7 @@ def create(
 ) -> None:
     """Make a key and print it, once. The key alone goes to stdout, so that it can be piped into a file.
 
-    Example: `flux keys create --name grafana --role authenticated --site WLCE --expires 90d > grafana.key`
+    Example: `flux keys create grafana --role authenticated --site WLCE --expires 90d > grafana.key`
     """
     from flux.api.identity import Role
     from flux.api.keys import create_key
