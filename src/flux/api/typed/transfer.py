@@ -111,7 +111,7 @@ async def export_readings(
         one = None if device is None else (await registry.get_device(conn, device)).id
         devices = await transfer.exported_devices(conn, site=site, device_id=one, type=type)
         if not devices:
-            raise NotFoundError("no device is meant by these: GET /v1/devices tells what there is")
+            raise NotFoundError("no device is meant by these options: `flux devices list` shows what there is")
         yield str(len(devices)).encode()
         async for piece in transfer.stream_readings(conn, devices, since, until, format=format):
             yield piece
