@@ -1,7 +1,9 @@
 """The examples in the docs run as printed, against a live server with the fleet of the tests.
 
 FLUX_URL and FLUX_KEY (a service key) are what the pages tell their readers to set; FLUX_READER_KEY, FLUX_OPERATOR_KEY
-and FLUX_EDGE_KEY (of WLCE) are there too. A page that says ``$FLUX_URL`` is run; :mod:`tests.docs_runner` says what is
+and FLUX_EDGE_KEY (of WLCE) are there too, and FLUX_WEBHOOK_SECRET (of source axle).
+
+A page that says ``$FLUX_URL`` is run; :mod:`tests.docs_runner` says what is
 an example.
 """
 
@@ -12,6 +14,8 @@ from tests import clients
 from tests.api.fleet import fill_fleet
 from tests.api.live import live_server_on
 from tests.docs_runner import examples, link_packages, run_page
+
+from flux.api.webhook_sources import add_source
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -26,8 +30,11 @@ def test_the_examples_of_a_page_run(page: Path, dsn: str, tmp_path: Path) -> Non
             pytest.skip(f"JavaScript: {reason}")
         link_packages(tmp_path)
     fill_fleet(dsn)
-    with live_server_on(dsn) as server:
+    webhooks = tmp_path / "webhooks.yaml"
+    secret = add_source(webhooks, "axle", ["WLCE"])
+    with live_server_on(dsn, webhooks_file=webhooks) as server:
         environment = {
+            "FLUX_WEBHOOK_SECRET": secret,
             "FLUX_URL": server.url,
             "FLUX_KEY": server.key(),
             "FLUX_READER_KEY": server.key("authenticated"),
