@@ -328,3 +328,20 @@ async def test_accept(rest: Rest, accept: str, expected: str | None) -> None:
         assert (answer.status_code, answer.json()["code"]) == (406, "PGRST107")
     else:
         assert answer.headers["content-type"].startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("role", "methods"),
+    [
+        (Role.AUTHENTICATED, "OPTIONS, GET, HEAD"),
+        (Role.OPERATOR, "OPTIONS, GET, HEAD, POST, PUT, PATCH"),
+        (Role.ANON, "OPTIONS"),
+    ],
+)
+async def test_options_say_what_a_role_may(rest: Rest, role: Role, methods: str) -> None:
+    async with rest.client(identity(role)) as client:
+        answer = await client.options("mg_device_registry")
+        assert (answer.status_code, answer.headers["allow"]) == (200, methods)
+        refused = await client.request("TRACE", "mg_device_registry")
+        assert (refused.status_code, refused.json()["code"]) == (405, "PGRST117")
+        assert "GET" in refused.headers["allow"]

@@ -13,7 +13,7 @@ from flux.api.rest.errors import ApiError
 from flux.api.rest.exchange import Receive, Reply, Request
 from flux.api.rest.execute import Pool
 from flux.api.rest.prefer import parse_prefer
-from flux.api.rest.reading import read_table
+from flux.api.rest.reading import allowed, read_table
 from flux.api.rest.room import Limits, Room
 from flux.api.rest.root import describe_root
 from flux.api.rest.rpc import call_function
@@ -30,6 +30,7 @@ TABLES: Mapping[str, Handler] = {
     "PATCH": write_table,
     "PUT": write_table,
     "DELETE": write_table,
+    "OPTIONS": allowed,
 }
 """By method, of ``/{table}``."""
 FUNCTIONS: Mapping[str, Handler] = {"GET": call_function, "HEAD": call_function, "POST": call_function}
@@ -119,7 +120,8 @@ def _route(scope: Scope) -> tuple[Handler, str]:
     if handler is None:
         if handlers is FUNCTIONS:
             raise ApiError(405, "PGRST101", f"Cannot use the {method} method on RPC")
-        raise ApiError(405, "PGRST117", f"Unsupported HTTP method: {method}")
+        may = (("Allow", ", ".join(handlers)),)
+        raise ApiError(405, "PGRST117", f"Unsupported HTTP method: {method[:20]}", headers=may)
     return handler, name
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 
+from flux.api.rest.catalogue import Verb
 from flux.api.rest.errors import ApiError
 from flux.api.rest.exchange import Reply, Request, check_preferences, check_profile
 from flux.api.rest.execute import Row, first_row, in_chunks, read_rows, snapshot
@@ -29,6 +30,22 @@ async def read_table(room: Room, request: Request) -> Reply:
     span = window(query.limit(), query.offset(), request.headers.get("range") if request.method == "GET" else None)
     reply = await answer(room, request, reading, media, span)
     return Reply(reply.status, (*reply.headers, *profile), reply.body)
+
+
+async def allowed(room: Room, request: Request) -> Reply:
+    """``OPTIONS /{table}``: the methods that the caller may use on it."""
+    table = (await room.catalogue()).table(request.name)
+    rights = table.rights.get(request.identity.role, frozenset())
+    needs = {
+        "GET": {Verb.SELECT},
+        "HEAD": {Verb.SELECT},
+        "POST": {Verb.INSERT},
+        "PUT": {Verb.INSERT, Verb.UPDATE},
+        "PATCH": {Verb.UPDATE},
+        "DELETE": {Verb.DELETE},
+    }
+    methods = [method for method, verbs in needs.items() if verbs <= rights]
+    return Reply(200, (("Allow", ", ".join(["OPTIONS", *methods])),))
 
 
 async def answer(room: Room, request: Request, reading: Reading, media: Media, span: Window) -> Reply:
