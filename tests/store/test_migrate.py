@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -80,6 +81,25 @@ def test_a_new_metric_becomes_a_column_with_its_check(dsn: str) -> None:
         connection.execute(f"{insert} FROM flux.mg_device_registry", (1.0,))
         with pytest.raises(psycopg.errors.CheckViolation):
             connection.execute(f"{insert} FROM flux.mg_device_registry", (-1.0,))
+
+
+@pytest.mark.usefixtures("new_metric")
+def test_a_new_metric_is_in_the_views_of_the_api_and_nothing_else_of_them_changes(dsn: str) -> None:
+    def rights() -> list[tuple[Any, ...]]:
+        with psycopg.connect(dsn) as connection:
+            return connection.execute(
+                """SELECT relname, relowner::regrole::text, reloptions, array(SELECT unnest(relacl)::text ORDER BY 1)
+                   FROM pg_class WHERE relnamespace = 'flux_api'::regnamespace ORDER BY 1"""
+            ).fetchall()
+
+    before = rights()
+    assert "api" in migrate(dsn).objects_applied
+    with psycopg.connect(dsn) as connection:
+        connection.execute("SELECT new_level, new_counter FROM flux_api.mg_bess_readings")
+        connection.execute("ALTER TABLE flux.mg_bess_readings DROP COLUMN new_level CASCADE")
+    assert "api" in migrate(dsn).objects_applied, "the view went with its column, and is made again"
+    assert rights() == before
+    assert not migrate(dsn).changed
 
 
 def test_repeatable_sql_is_applied_when_it_changes(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:

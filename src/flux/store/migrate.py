@@ -22,7 +22,7 @@ from flux.errors import RefusedError
 from flux.model import BESS_METRICS, METER_METRICS, Metric, MetricKind
 from flux.store import roles
 from flux.store.db import connect_sync
-from flux.store.rights import FENCE_FUNCTIONS
+from flux.store.rights import FENCE_FUNCTIONS, TABLES
 
 _logger = structlog.get_logger(__name__)
 _HERE = Path(__file__).parent
@@ -288,9 +288,26 @@ def _stale_objects(connection: psycopg.Connection[Any], *, api: bool) -> list[tu
     scripts = repeatable.repeatable_sql()
     if not api:
         del scripts[repeatable.API]
-    elif connection.execute("SELECT to_regnamespace('flux_api')").fetchone() == (None,):
-        applied.pop(repeatable.API, None)  # a backup says that it was applied, and does not hold it
+    elif not _views_are_current(connection):
+        applied.pop(repeatable.API, None)
     return [(name, text) for name, text in scripts.items() if applied.get(name) != _hash(text)]
+
+
+def _views_are_current(connection: psycopg.Connection[Any]) -> bool:
+    """Whether every view of flux_api is there (a backup holds none), and each has the columns of its table."""
+    ((current,),) = connection.execute(
+        """SELECT NOT EXISTS (SELECT FROM unnest(%s::text[]) n(name) WHERE to_regclass('flux_api.' || n.name) IS NULL)
+           AND NOT EXISTS (
+               SELECT FROM pg_class v JOIN pg_class t ON t.relname = v.relname AND t.relnamespace = 'flux'::regnamespace
+               CROSS JOIN LATERAL (
+                   SELECT array_agg(a.attname) FILTER (WHERE a.attrelid = v.oid) AS of_view,
+                          array_agg(a.attname) FILTER (WHERE a.attrelid = t.oid) AS of_table
+                   FROM (SELECT * FROM pg_attribute WHERE attrelid IN (v.oid, t.oid) AND attnum > 0
+                         AND NOT attisdropped ORDER BY attname) a) c
+               WHERE v.relnamespace = to_regnamespace('flux_api') AND v.relkind = 'v' AND c.of_view <> c.of_table)""",
+        ([table.name for table in TABLES],),
+    ).fetchall()
+    return bool(current)
 
 
 def _apply_repeatable(connection: psycopg.Connection[Any], *, api: bool) -> list[str]:
