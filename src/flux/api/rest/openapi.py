@@ -18,11 +18,15 @@ _NUMBERS = {"real", "double precision", "numeric"}
 _ANSWERS = ["application/json", "application/vnd.pgrst.object+json;nulls=stripped", "application/vnd.pgrst.object+json",
             "text/csv"]  # fmt: skip
 _BODIES = ["application/json", "text/csv", "application/x-www-form-urlencoded"]
+_FILTER = r"^(not\.)?(eq|neq|gte?|lte?|i?like|i?match|in|is|isdistinct|cs|cd|ov|sl|sr|nxr|nxl|adj|(pl|ph|w)?fts)[.(]"
+"""How the value of a filter begins."""
 _ERRORS = {
+    "300": "several functions fit the arguments",
     "400": "the request is wrong: `code`, `message`, `details` and `hint` say how",
     "401": "no key, or one that does not hold",
     "403": "the key may not do this",
     "404": "no such table or function",
+    "405": "not by this method; of a PUT: its filters are not exactly the primary key",
     "406": "no such form of answer, or not exactly one row",
     "409": "the row is there already, or what it refers to is not",
     "413": "the body is too large",
@@ -91,7 +95,7 @@ def _table(table: Table, rights: frozenset[Verb]) -> dict[str, Any]:
             }
             | _errors("400", "401", "403", "404", "406", "416", "429", "503", "504"),
         }
-    writing = _errors("400", "401", "403", "404", "406", "409", "413", "415", "429", "503", "504")
+    writing = _errors("400", "401", "403", "404", "405", "406", "409", "413", "415", "429", "503", "504")
     done = {"200": {"description": "OK", "schema": rows}, "204": {"description": "No Content"}}
     if Verb.INSERT in rights:
         path["post"] = common | {
@@ -104,7 +108,7 @@ def _table(table: Table, rights: frozenset[Verb]) -> dict[str, Any]:
             "responses": done | writing,
         }
     if {Verb.INSERT, Verb.UPDATE} <= rights and table.primary_key:
-        key = [_reference(f"rowFilter.{table.name}.{column}") for column in table.primary_key]
+        key = [_key_filter(table.columns[column]) for column in table.primary_key]
         path["put"] = common | {
             "parameters": [*key, body, *_references("select", "preferReturn")],
             "responses": {**done, "201": {"description": "Created"}} | writing,
@@ -115,6 +119,23 @@ def _table(table: Table, rights: frozenset[Verb]) -> dict[str, Any]:
             "responses": done | writing,
         }
     return path
+
+
+def _key_filter(column: ColumnInfo) -> dict[str, Any]:
+    """What names the row of a PUT."""
+    return _filter(column) | {"required": True, "pattern": r"^eq\."}
+
+
+def _filter(column: ColumnInfo) -> dict[str, Any]:
+    return {
+        "name": column.name,
+        "in": "query",
+        "description": f"a filter, such as `eq.…`: {column.comment or column.type}",
+        "required": False,
+        "type": "string",
+        "format": column.type,
+        "pattern": _FILTER,
+    }
 
 
 def _definition(table: Table) -> dict[str, Any]:
@@ -176,7 +197,7 @@ def _calls(functions: Iterable[Function]) -> dict[str, Any]:
 
 
 def _call(function: Function) -> dict[str, Any]:
-    errors = _errors("400", "401", "403", "404", "406", "413", "415", "416", "429", "503", "504")
+    errors = _errors("300", "400", "401", "403", "404", "405", "406", "413", "415", "416", "429", "503", "504")
     answer = {"204": {"description": "No Content"}} if function.is_void else {"200": {"description": "OK"}}
     common = {
         "tags": [f"(rpc) {function.name}"],
@@ -242,7 +263,7 @@ def _common_parameters() -> dict[str, Any]:
         "columns": of("columns", "query", "the columns that are taken from the body", minLength=1),
         "order": of("order", "query", "such as `time.desc`"),
         "on_conflict": of("on_conflict", "query", "the columns of a unique key, for an upsert", minLength=1),
-        "range": of("Range", "header", "such as `0-24`"),
+        "range": of("Range", "header", "such as `0-24`", pattern="^[0-9]+-[0-9]*$"),
         "rangeUnit": of("Range-Unit", "header", "the unit of `Range`", default="items"),
         "offset": of("offset", "query", "rows to pass over", type="integer", minimum=0),
         "limit": of("limit", "query", "the most rows", type="integer", minimum=0),
@@ -260,14 +281,7 @@ def _table_parameters(tables: Iterable[Table]) -> dict[str, Any]:
             "schema": {"$ref": f"#/definitions/{table.name}"},
         }
         for column in table.columns.values():
-            parameters[f"rowFilter.{table.name}.{column.name}"] = {
-                "name": column.name,
-                "in": "query",
-                "description": f"a filter, such as `eq.…`: {column.comment or column.type}",
-                "required": False,
-                "type": "string",
-                "format": column.type,
-            }
+            parameters[f"rowFilter.{table.name}.{column.name}"] = _filter(column)
     return parameters
 
 
