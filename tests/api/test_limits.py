@@ -13,6 +13,8 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 from tests.api.live import LiveServer, live_server_on
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from flux.api.answers import refuse
 from flux.api.identity import ANONYMOUS, Identity, Role
@@ -302,3 +304,31 @@ def test_sockets_are_counted_by_caller_and_in_all() -> None:
 def test_a_limit_that_is_none_names_its_variable() -> None:
     with pytest.raises(InputError, match="FLUX_RATE_EDGE: 'plenty'"):
         Limits.from_settings(Settings(rate_edge="plenty"))
+
+
+# ---- sockets, as a client opens them
+
+
+def test_a_key_has_so_many_sockets_and_its_url_is_in_no_log(dsn: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with live_server_on(dsn, max_sockets_per_key=2, access_log=True) as live:
+        token = live.key("authenticated", name="two sockets")
+        url = f"ws://127.0.0.1:{live.port}/realtime/v1/websocket?apikey={token}&vsn=1.0.0"
+        with connect(url), connect(url):
+            with pytest.raises(InvalidStatus) as refused:
+                connect(url)
+            assert refused.value.response.status_code == 429
+            assert b"2 sockets" in refused.value.response.body
+            with connect(url.replace(token, live.key("authenticated", name="another"))):
+                pass
+        for attempt in range(100):  # what was closed is free again, as soon as the server has seen it
+            with suppress(InvalidStatus), connect(url):
+                break
+            assert attempt < 99
+        for wrong in (token[:-4] + "AAAA", ""):
+            with pytest.raises(InvalidStatus) as refused:
+                connect(url.replace(token, wrong))
+            assert refused.value.response.status_code == 401
+    told = "".join(capfd.readouterr())
+    assert "/realtime/v1/websocket" in told
+    assert token[-30:] not in told
+    assert "ERROR" not in told

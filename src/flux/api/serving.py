@@ -13,6 +13,7 @@ import httptools
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 LONGEST_URL = 64 * 1024
 """Filters like `in.(…)` name many ids."""
@@ -44,7 +45,7 @@ def make_server(app: FastAPI, listening: Listening) -> uvicorn.Server:
         host=listening.host,
         port=listening.port,
         http=cast("type[asyncio.Protocol]", partial(LimitedHttp, head_within_s=listening.head_within_s)),
-        ws="websockets-sansio",
+        ws=LimitedSocket,
         ws_max_size=LONGEST_MESSAGE,
         # a row that is told to 500 sockets would be compressed 500 times: that costs more than all the rest
         ws_per_message_deflate=False,
@@ -69,6 +70,15 @@ class _Server(uvicorn.Server):
         if end_waiting is not None:
             end_waiting()
         await super().shutdown(sockets)
+
+
+class LimitedSocket(WebSocketsSansIOProtocol):
+    """uvicorn's sockets, which take a refusal in HTTP for none at all, and tell each as an error of the server."""
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self.close_sent:
+            self.handshake_complete = True
 
 
 class LimitedHttp(HttpToolsProtocol):
