@@ -207,6 +207,6 @@ VIEWS_ALSO = ("rollup_devices",)
 
 DEFINER_FUNCTIONS = (
     "ensure_partitions", "ensure_partitions_for", "record_market", "sees_site", "actor", "in_api_session",
-    "gateway_name", "seen_devices",
+    "gateway_name", "seen_devices", "set_retention", "storage_status",
 )  # fmt: skip
 """Functions that run as their owner and may be called by ``flux_server``: each of them asks the fence itself."""

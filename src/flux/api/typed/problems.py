@@ -22,6 +22,7 @@ _STATUS: tuple[tuple[type[FluxError], int, str], ...] = (
     (UnavailableError, 503, "unavailable"),
 )
 _MEANING = {
+    400: "The body is not readable.",
     401: "No key, or one that is not valid.",
     403: "The key's role may not do this.",
     404: "There is no such thing, or it is not one of the key's sites.",
@@ -31,8 +32,9 @@ _MEANING = {
     429: "Too many requests; `Retry-After` says when to come again.",
     503: "The database does not answer, or took too long; try again.",
 }
-_ALWAYS = (401, 403, 413, 422, 429, 503)
+_ALWAYS = (400, 401, 403, 413, 422, 429, 503)
 _EXAMPLES = {
+    400: ("input", "There was an error parsing the body"),
     401: ("key", "no key: send one as `apikey` or `Authorization: Bearer`"),
     403: ("forbidden", "a key of role authenticated may not do this; it needs operator or above"),
     404: ("not_found", "no device 'WLCE-BESS-1'; did you mean WLCE-BESS-01?"),

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from flux.api.identity import Role
-from flux.api.typed.operation import Caller, Row, Text, operation
+from flux.api.typed.operation import Caller, ForbiddenError, Row, Text, operation
 from flux.store import lifecycle, queries, rollups
 from flux.store.lifecycle import Series
 
@@ -42,6 +42,7 @@ class Keep(BaseModel):
 @operation("GET", "/v1/service/storage", tag=_TAG, needs=Role.SERVICE)
 async def storage(caller: Caller) -> Storage:
     """What the database keeps, how large it is, what goes next, and how far the rollups are behind."""
+    _check_sees_all(caller)
     behind = await rollups.lag(caller.conn)
     tables = await lifecycle.storage_status(caller.conn)
     seconds = None if behind is None else behind.age.total_seconds()
@@ -61,7 +62,13 @@ async def set_retention(
     body: Keep,
 ) -> Kept:
     """Set how long a table is kept. Rollups are kept as long as what they are made from, or longer."""
+    _check_sees_all(caller)
     return Kept(table, await lifecycle.set_retention(caller.conn, table, body.keep, body.archive))
+
+
+def _check_sees_all(caller: Caller) -> None:
+    if caller.sites is not None:
+        raise ForbiddenError("a table has the rows of every site, and this key is for some")
 
 
 OPERATIONS: tuple[Any, ...] = (storage, worker_jobs, set_retention)

@@ -188,13 +188,16 @@ $$;
 COMMENT ON FUNCTION flux.retired_pieces() IS 'Partitions that are to be dropped: still attached (parent), half detached (pending), or on their own.';
 
 CREATE OR REPLACE FUNCTION flux.set_retention(of_table text, keep_for interval, archive_first boolean DEFAULT NULL) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     epoch   CONSTANT timestamptz := '2000-01-01 00:00:00+00';  -- (an interval by itself takes a year for 360 days)
     series  flux.time_series;
     finer   text;
     coarser text;
 BEGIN
+    IF NOT flux.sees_all() THEN  -- (a table has the rows of every site)
+        RAISE EXCEPTION 'how long tables are kept is for who sees every site' USING ERRCODE = 'insufficient_privilege';
+    END IF;
     SELECT s.* INTO series FROM flux.time_series s WHERE s.table_name = of_table FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION '% is not a table that is kept for a time', of_table USING ERRCODE = 'no_data_found';
@@ -218,10 +221,13 @@ COMMENT ON FUNCTION flux.set_retention(text, interval, boolean) IS 'How long a t
 CREATE OR REPLACE FUNCTION flux.storage_status(as_of timestamptz DEFAULT now())
 RETURNS TABLE (table_name text, engine text, keep interval, archive boolean, pieces bigint, compressed bigint, bytes bigint,
                ratio double precision, oldest timestamptz, next_drop timestamptz, held_by text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     series flux.time_series;
 BEGIN
+    IF NOT flux.sees_all() THEN  -- (sizes and oldest times are of every site's rows)
+        RAISE EXCEPTION 'what is kept is for who sees every site' USING ERRCODE = 'insufficient_privilege';
+    END IF;
     FOR series IN SELECT s.* FROM flux.time_series s ORDER BY s.table_name LOOP
         table_name := series.table_name;
         engine := series.engine;
