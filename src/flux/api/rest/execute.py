@@ -74,11 +74,11 @@ def _result(cursor: AsyncRawCursor[Any]) -> PGresult:
 
 
 @asynccontextmanager
-async def snapshot(pool: Pool, identity: Identity, timeout_ms: int) -> AsyncIterator[AsyncConnection[Any]]:
-    """A transaction that only reads, in which everything is as it was at one moment."""
+async def reading_for(pool: Pool, identity: Identity, timeout_ms: int) -> AsyncIterator[AsyncConnection[Any]]:
+    """A transaction that only reads."""
     async with connection_for(pool, identity) as conn:
         async with conn.pipeline():
-            await conn.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ")
+            await conn.execute(b"BEGIN")
             await conn.execute(BEGIN_READING, begin_parameters(identity, timeout_ms=timeout_ms))
         yield conn
         await conn.execute(b"COMMIT")
@@ -91,15 +91,22 @@ async def first_row(conn: AsyncConnection[Any], statement: Statement) -> Row:
     return _first_row(cursor)
 
 
-async def in_chunks(conn: AsyncConnection[Any], statement: Statement, size: int) -> AsyncIterator[list[bytes]]:
-    """The only column of each row, ``size`` rows at a time: neither side ever holds more."""
-    await AsyncRawCursor(conn).execute(b"DECLARE page NO SCROLL CURSOR FOR " + statement.text, statement.values)
-    fetch = f"FETCH {size} FROM page".encode()
-    while True:
+async def open_cursor(conn: AsyncConnection[Any], statement: Statement) -> int:
+    """Run a statement to its end and keep its rows in the database; returns how many there are.
+
+    They are in PostgreSQL's working memory as far as they fit, and in a temporary file.
+    """
+    await conn.execute(b"SET LOCAL cursor_tuple_fraction = 1")  # all of it is wanted, not the first rows soon
+    await AsyncRawCursor(conn).execute(b"DECLARE page SCROLL CURSOR FOR " + statement.text, statement.values)
+    moved = await conn.execute(b"MOVE FORWARD ALL FROM page")
+    await conn.execute(b"MOVE ABSOLUTE 0 FROM page")
+    return moved.rowcount
+
+
+async def in_chunks(conn: AsyncConnection[Any], rows: int, size: int) -> AsyncIterator[list[bytes]]:
+    """The only column of the first ``rows`` rows of the cursor, ``size`` at a time."""
+    for begin in range(0, rows, size):
         cursor = AsyncRawCursor(conn)
-        await cursor.execute(fetch)
+        await cursor.execute(f"FETCH {min(size, rows - begin)} FROM page".encode())
         result = _result(cursor)
-        if result.ntuples:
-            yield [result.get_value(row, 0) or b"" for row in range(result.ntuples)]
-        if result.ntuples < size:
-            return
+        yield [result.get_value(row, 0) or b"" for row in range(result.ntuples)]

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from flux.api.rest.catalogue import Verb
 from flux.api.rest.errors import ApiError
 from flux.api.rest.exchange import Reply, Request, check_preferences, check_profile
-from flux.api.rest.execute import Row, first_row, in_chunks, read_rows, snapshot
+from flux.api.rest.execute import Row, in_chunks, open_cursor, read_rows, reading_for
 from flux.api.rest.grammar import parse_query
 from flux.api.rest.media import Media, negotiate
 from flux.api.rest.plan import plan_read
@@ -105,19 +105,17 @@ def _not_single(rows: int, most: int) -> ApiError:
 async def _streamed(
     room: Room, request: Request, reading: Reading, media: Media, span: Window, most: int, total: int | None
 ) -> Reply:
-    """First how many there are, for the headers; then the rows of the same snapshot, as the client takes them."""
+    """All of it is run and counted first, for the headers; then it goes out as the client takes it."""
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(room.streams())
-        conn = await stack.enter_async_context(snapshot(room.pool, request.identity, room.limits.statement_ms))
-        counting = reading.page(None, most + 1, span.offset, None, 0)
-        found = _number((await first_row(conn, counting))[0]) or 0
+        conn = await stack.enter_async_context(reading_for(room.pool, request.identity, room.limits.statement_ms))
+        found = await open_cursor(conn, reading.lines(media, most + 1, span.offset))
         rows = min(found, most)
         cut = found > most and (span.limit is None or span.limit > most)
         headers = _headers(request, media, span, rows, total)
         status = span.status(rows, total, cut=cut)
-        lines = reading.lines(media, rows, span.offset)
-        chunks = in_chunks(conn, lines, room.limits.rows_in_chunk)
         begin, between, end = (reading.header().encode(), b"", b"") if media is Media.CSV else (b"[", _COMMA, b"]")
+        chunks = in_chunks(conn, rows, room.limits.rows_in_chunk)
         return Reply(status, headers, _joined(chunks, begin, between, end, stack.pop_all()))
 
 

@@ -21,7 +21,7 @@ class Limits:
 
     rows: int = 100_000
     """Of an answer, and of each resource embedded in a row of it."""
-    bytes_at_once: int = 4 * 2**20
+    bytes_at_once: int = 32 * 2**20
     """Made by PostgreSQL as one value, as far as can be told before; more go out in a stream."""
     rows_in_chunk: int = 500
     """Of a stream, held in memory."""
