@@ -337,6 +337,22 @@ def test_the_audit_log_is_only_added_to(module_dsn: str, filled: str) -> None:
                 owner.execute(query.encode())
 
 
+def test_people_with_rights_of_their_own_see_and_write_as_before(module_dsn: str, filled: str) -> None:
+    """Neither owner nor the API's: policies are on the tables now, and give way to them."""
+    with psycopg.connect(module_dsn) as conn:
+        conn.execute("CREATE ROLE analyst_of_tests")  # rolled back with the rest
+        conn.execute("GRANT USAGE ON SCHEMA flux TO analyst_of_tests")
+        conn.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA flux TO analyst_of_tests")
+        conn.execute("SET LOCAL ROLE analyst_of_tests")
+        for table in ("sites", "mg_meter_readings", "control_plans", "api_keys"):
+            assert ask(conn, f"SELECT count(*) FROM flux.{table}")[0][0] >= 2
+        conn.execute("INSERT INTO flux.mg_device_registry (name, type, site) VALUES ('P', 'meter', 'NEWCE')")
+        conn.execute("INSERT INTO flux.market_data (time, type, value) VALUES ('2026-03-01Z', 2, 70)")
+        assert ask(conn, "SELECT value FROM flux.market_data_history WHERE time = '2026-03-01Z'") == [(70.0,)]
+        assert ask(conn, "UPDATE flux.device_templates SET body = 'c' RETURNING name") == [("stored",)]
+        conn.rollback()
+
+
 def test_other_sessions_note_nothing_and_see_everything(module_dsn: str, filled: str) -> None:
     with psycopg.connect(module_dsn) as owner:
         ((before,),) = ask(owner, "SELECT count(*) FROM flux.api_audit")

@@ -7,6 +7,7 @@ row-level security; the login inherits nothing: it can only become one of the ot
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 from psycopg import Connection, sql
@@ -92,17 +93,23 @@ def roles_sql(connection: Connection[Any]) -> str:
     """What a DBA runs once, with psql: the roles, and the login of this database with a password of theirs."""
     (row,) = connection.execute("SELECT current_user, current_database(), flux.gateway_name()").fetchall()
     owner, database, gateway = (sql.Identifier(name) for name in row)
-    return "\n".join(line.as_string(connection) for line in _script(connection, owner, database, gateway)) + "\n"
+    url = f"postgresql://{quote(row[2])}:…@host:5432/{quote(row[1])}"
+    head = [
+        "-- The HTTP API of Flux: run it with psql in this database, as a user who may create roles.",
+        "-- Choose a password in place of the dots. Then run `flux db migrate`, and `flux serve` with",
+        f"-- FLUX_API_DATABASE_URL={url}",
+    ]
+    return (
+        "\n".join(head)
+        + "\n"
+        + "\n".join(line.as_string(connection) for line in _script(connection, owner, database, gateway))
+        + "\n"
+    )
 
 
 def _script(
     connection: Connection[Any], owner: sql.Identifier, database: sql.Identifier, gateway: sql.Identifier
 ) -> Iterator[sql.Composable]:
-    yield sql.SQL(
-        "-- The HTTP API of Flux: run it with psql as a user who may create roles, connected to database {}."
-    ).format(database)
-    yield sql.SQL("-- Choose a password in place of the dots; then `flux db migrate`, and")
-    yield sql.SQL("-- FLUX_API_DATABASE_URL=postgresql://{}:…@host:5432/{} for `flux serve`.").format(gateway, database)
     for role in ROLES:
         create = sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role))
         yield _unless_there(role, create)
