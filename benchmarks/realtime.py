@@ -81,7 +81,9 @@ async def delays(dsn: str, port: int, commits: int, every_s: float) -> list[floa
     async with AsyncExitStack() as stack, await connect(dsn, autocommit=True) as conn:
         subscribers = []
         for _ in range(SUBSCRIBERS):
-            subscriber = Subscriber(await stack.enter_async_context(open_socket(url, compression=None)))
+            subscriber = Subscriber(
+                await stack.enter_async_context(open_socket(url, compression=None, open_timeout=60))
+            )
             await subscriber.join()
             subscribers.append(subscriber)
         tasks = [asyncio.create_task(subscriber.listen()) for subscriber in subscribers]

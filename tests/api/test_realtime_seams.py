@@ -10,6 +10,7 @@ from tests.api.phoenix import Phoenix, on, phoenix
 from websockets.exceptions import ConnectionClosed
 
 from flux.store.db import connect
+from realtime import AsyncRealtimeClient, RealtimePostgresChangesListenEvent
 
 WRITERS = 4
 FOLLOWED = on("device_groups", "INSERT", select=["name"])
@@ -147,3 +148,39 @@ async def test_a_client_that_does_not_read_is_dropped_and_no_other_waits_for_it(
 async def hear_all(client: Phoenix, got: list[dict[str, Any]]) -> None:
     while True:
         got.append((await client.change())["record"])
+
+
+@pytest.mark.filterwarnings("ignore:ConnectionClosed:DeprecationWarning")  # of the client itself
+async def test_the_official_client_misses_nothing_when_its_line_drops(live_server: LiveServer, db: Any) -> None:
+    """It joins again by itself, with the cursor that it was handed last."""
+    heard: list[str] = []
+    states: list[str] = []
+    ready = asyncio.Event()
+    client = AsyncRealtimeClient(f"{live_server.url}/realtime/v1", live_server.key("authenticated", ["WLCE"]))
+    parameters: Any = {"config": {"broadcast": None, "presence": None, "private": False}, "cursor": "now"}
+    channel = client.channel("groups", parameters)
+
+    def on_change(message: Any) -> None:
+        record = message["data"]["record"]
+        channel.join_push.update_payload({"cursor": record["_cursor"]})
+        heard.append(record["name"])
+
+    channel.on_postgres_changes(RealtimePostgresChangesListenEvent.Insert, on_change, "device_groups", "flux")
+
+    def on_position(message: Any) -> None:
+        channel.join_push.update_payload({"cursor": message["payload"]["cursor"]})
+        ready.set()
+
+    channel.on_broadcast("cursor", on_position)
+    await channel.subscribe(lambda state, _: states.append(state.value))
+    async with asyncio.timeout(20):
+        await ready.wait()
+        for number in range(30):
+            await db.execute(INSERT, (f"{number:02}",))
+            if number in (5, 6, 20) and client._ws_connection is not None:
+                client._ws_connection.transport.abort()
+        while len(heard) < 30:
+            await asyncio.sleep(0.01)
+    await client.close()
+    assert heard == [f"{number:02}" for number in range(30)]
+    assert states.count("SUBSCRIBED") >= 2

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from flux.errors import InputError, NotFoundError
 
-_LONGEST = 4000
+_LONGEST = 30_000
 _SNAPSHOT = r"(?:\d{1,19}):(?:\d{1,19}):(?:\d{1,19}(?:,\d{1,19})*)?"
 _CURSOR = re.compile(rf"([0-9a-f]{{8}})/({_SNAPSHOT})(?:/({_SNAPSHOT})/(\d{{1,18}})\.(\d{{1,9}}))?")
 _BIGGEST = 2**63
