@@ -55,7 +55,11 @@ class Rest:
 
 
 @asynccontextmanager
-async def rest_on(dsn: str, limits: Limits | None = None, **options: Any) -> AsyncIterator[Rest]:
+async def rest_on(
+    dsn: str, limits: Limits | None = None, *, check_after_s: float = 0, **options: Any
+) -> AsyncIterator[Rest]:
     """On the gateway's DSN."""
-    async with open_pool(dsn, application_name="test rest", max_size=3, timeout_s=5) as pool:
+    async with open_pool(
+        dsn, application_name="test rest", max_size=3, timeout_s=5, check_after_s=check_after_s
+    ) as pool:
         yield Rest(RestApp(pool, limits, **options))

@@ -165,3 +165,10 @@ async def test_a_table_that_a_migration_makes_is_found(db: Conn, gateway_dsn: st
         seconds += 3
         gone = await rest.get("news")
         assert (gone.status_code, gone.json()["code"]) == (404, "PGRST205")
+
+
+async def test_a_connection_that_died_is_not_the_clients_concern(db: Conn, gateway_dsn: str) -> None:
+    async with rest_on(gateway_dsn, check_after_s=3600) as rest:
+        assert (await rest.get("sites")).status_code == 200
+        await db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test rest'")
+        assert (await rest.get("sites")).status_code == 200

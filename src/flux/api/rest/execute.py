@@ -48,6 +48,16 @@ async def _roll_back(conn: AsyncConnection[Any]) -> None:
 
 async def read_rows(pool: Pool, identity: Identity, statements: Sequence[Statement], timeout_ms: int) -> list[Row]:
     """The first row of each statement, in one transaction that only reads and one round trip."""
+    try:
+        return await _read_rows(pool, identity, statements, timeout_ms)
+    except ApiError as error:
+        if error.code != "PGRST001":
+            raise
+    # the connection was dead, which nobody had noticed: nothing is read twice by asking another
+    return await _read_rows(pool, identity, statements, timeout_ms)
+
+
+async def _read_rows(pool: Pool, identity: Identity, statements: Sequence[Statement], timeout_ms: int) -> list[Row]:
     async with connection_for(pool, identity) as conn:
         cursors = []
         async with conn.pipeline():
