@@ -136,7 +136,7 @@ async def test_a_platform_that_is_killed_over_and_over_loses_no_reading(home: Pa
             await asyncio.sleep(chance.uniform(0.0, 2.0))
             await serving.start()
         await asyncio.sleep(20)  # the platform is asked again after 15 s at the latest
-        assert battery(world).set_point_kw != 0
+        assert battery(world).set_point_kw != 0, (home / "edge.log").read_text()[-4000:]
         assert await world.end_edge(signal.SIGTERM) == 0, (world.home / "edge.log").read_text()
         stored = await stored_times(world)
         for name, answered in world.witness.answered.items():

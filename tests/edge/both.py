@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
 from tests.api.live import live_server_on
 
 from flux.edge.https_link import HttpsLink
@@ -10,6 +11,8 @@ from flux.edge.link import PlatformLink
 from flux.edge.sql_link import SqlLink
 
 ADAPTERS = ("sql", "https")
+MOSTLY_SQL = ("sql", pytest.param("https", marks=pytest.mark.long))
+"""For what is about the edge and takes seconds: by HTTPS in the long suite."""
 
 MakeLink = Callable[[str], PlatformLink]
 

@@ -52,6 +52,7 @@ class Plant:
         self.db = db
         self.home = home
         self.replies: list[Reply] = []
+        self.make_link = make_link
         self.link = Switch(make_link("WLCE"))
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
+from tests.edge.both import MOSTLY_SQL, links
 from tests.edge.conftest import PLAN
 from tests.edge.fakes import START, FixedClock, MemoryPlatform
 from tests.edge.plant import Plant, running_plant
@@ -27,12 +28,18 @@ FEED = ControlFeed(schedule=(ScheduleStep(START, START + HOUR, "discharge_max"),
 WITH_AXLE = PLAN.replace("  modes:\n", "  modes:\n    - {mode: axle}\n")
 
 
-@pytest.fixture
+@pytest.fixture(params=MOSTLY_SQL)
 async def plant(
-    make_site: Callable[..., SimulatedSite], dsn: str, db: AsyncConnection[Any], tmp_path: Path
+    request: pytest.FixtureRequest,
+    make_site: Callable[..., SimulatedSite],
+    dsn: str,
+    db: AsyncConnection[Any],
+    tmp_path: Path,
 ) -> AsyncIterator[Plant]:
-    async with running_plant(make_site(load_kw=40, start=system_clock(), port=0), dsn, db, tmp_path) as plant:
-        yield plant
+    site = make_site(load_kw=40, start=system_clock(), port=0)
+    with links(request.param, dsn) as make:
+        async with running_plant(site, dsn, db, tmp_path, make) as plant:
+            yield plant
 
 
 async def test_what_is_followed_is_there_after_a_restart_without_the_platform(tmp_path: Path) -> None:

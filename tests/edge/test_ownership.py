@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
+from tests.edge.both import MOSTLY_SQL, links
 from tests.edge.conftest import PLAN
 from tests.edge.plant import Plant, Switch, running_plant
 
@@ -17,7 +18,6 @@ from flux.devices.codec import encode
 from flux.devices.simulator import SimulatedSite
 from flux.devices.template import builtin_template
 from flux.edge.runtime import EdgeRuntime
-from flux.edge.sql_link import SqlLink
 from flux.edge.stopping import SiteControl, SqlOrders, resume_site, stop_site
 from flux.edge.ticks import system_clock
 from flux.model import UnavailableError
@@ -28,12 +28,18 @@ WAIT = timedelta(seconds=10)
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 
 
-@pytest.fixture
+@pytest.fixture(params=MOSTLY_SQL)
 async def plant(
-    make_site: Callable[..., SimulatedSite], dsn: str, db: AsyncConnection[Any], tmp_path: Path
+    request: pytest.FixtureRequest,
+    make_site: Callable[..., SimulatedSite],
+    dsn: str,
+    db: AsyncConnection[Any],
+    tmp_path: Path,
 ) -> AsyncIterator[Plant]:
-    async with running_plant(make_site(load_kw=40, start=system_clock(), port=0), dsn, db, tmp_path) as plant:
-        yield plant
+    site = make_site(load_kw=40, start=system_clock(), port=0)
+    with links(request.param, dsn) as make:
+        async with running_plant(site, dsn, db, tmp_path, make) as plant:
+            yield plant
 
 
 def here(plant: Plant) -> SiteControl:
@@ -186,12 +192,12 @@ async def test_a_holder_that_was_cut_off_alone_is_not_joined_and_gives_way_on_it
     for folder in (plant.home, other_home := tmp_path / "other host"):
         impatient_template(folder)
     plan = "templates_dir: templates\n" + PLAN
-    cut_off = Switch(SqlLink("WLCE", lambda: plant.dsn))
+    cut_off = Switch(plant.make_link("WLCE"))
     async with plant.edge(plan, link=cut_off) as first:
         await controls(plant)
         cut_off.away = True
         await plant.rows("UPDATE flux.control_leases SET expires_at = to_timestamp(0) RETURNING 1")
-        async with plant.edge(plan, home=other_home, link=Switch(SqlLink("WLCE", lambda: plant.dsn))) as second:
+        async with plant.edge(plan, home=other_home, link=Switch(plant.make_link("WLCE"))) as second:
             await plant.until(lambda: f"other_master:{BESS}" in alarms(second))
             assert second.site.controller is not None
             (battery,) = second.site.controller.batteries

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
+from tests.edge.both import MOSTLY_SQL, links
 from tests.edge.conftest import PLAN, plan_of
 from tests.edge.plant import FAST, Plant, running_plant
 
@@ -28,12 +29,18 @@ def fast(plan: str) -> str:
     return plan
 
 
-@pytest.fixture
+@pytest.fixture(params=MOSTLY_SQL)
 async def plant(
-    make_site: Callable[..., SimulatedSite], dsn: str, db: AsyncConnection[Any], tmp_path: Path
+    request: pytest.FixtureRequest,
+    make_site: Callable[..., SimulatedSite],
+    dsn: str,
+    db: AsyncConnection[Any],
+    tmp_path: Path,
 ) -> AsyncIterator[Plant]:
-    async with running_plant(make_site(load_kw=40, start=system_clock(), port=0), dsn, db, tmp_path) as plant:
-        yield plant
+    site = make_site(load_kw=40, start=system_clock(), port=0)
+    with links(request.param, dsn) as make:
+        async with running_plant(site, dsn, db, tmp_path, make) as plant:
+            yield plant
 
 
 def alarms(edge: EdgeRuntime) -> dict[str, str]:

@@ -142,6 +142,23 @@ def test_one_that_somebody_sees_to_is_left_to_them() -> None:
     run_virtual(story())
 
 
+def test_a_device_tested_again_is_reported_again_though_no_poll_saw_it_active() -> None:
+    async def story() -> None:
+        platform = MemoryPlatform()
+        reporter = StateReporter(platform)
+        running = asyncio.create_task(reporter.run())
+        reporter.answered(device(DeviceState.TESTING))
+        reporter.follow([device(DeviceState.ACTIVE)])
+        reporter.follow([device(DeviceState.MAINTENANCE)])
+        reporter.follow([device(DeviceState.TESTING)])
+        reporter.answered(device(DeviceState.TESTING))
+        await asyncio.sleep(1)
+        assert platform.states == [(METER, DeviceState.ACTIVE)] * 2
+        running.cancel()
+
+    run_virtual(story())
+
+
 def test_a_refused_report_is_not_repeated() -> None:
     class Refusing(MemoryPlatform):
         async def report_state(self, *_arguments: object) -> None:

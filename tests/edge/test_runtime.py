@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
+from tests.edge.both import MOSTLY_SQL, links
 from tests.edge.conftest import PLAN
 from tests.edge.plant import Plant, running_plant
 
@@ -21,12 +22,18 @@ from flux.model import ConflictError, DeviceState, DeviceType, InputError, Unava
 from flux.registry import NewDevice, add_device, get_device, list_devices
 
 
-@pytest.fixture
+@pytest.fixture(params=MOSTLY_SQL)
 async def plant(
-    make_site: Callable[..., SimulatedSite], dsn: str, db: AsyncConnection[Any], tmp_path: Path
+    request: pytest.FixtureRequest,
+    make_site: Callable[..., SimulatedSite],
+    dsn: str,
+    db: AsyncConnection[Any],
+    tmp_path: Path,
 ) -> AsyncIterator[Plant]:
-    async with running_plant(make_site(load_kw=40, start=system_clock(), port=0), dsn, db, tmp_path) as plant:
-        yield plant
+    site = make_site(load_kw=40, start=system_clock(), port=0)
+    with links(request.param, dsn) as make:
+        async with running_plant(site, dsn, db, tmp_path, make) as plant:
+            yield plant
 
 
 async def test_it_polls_controls_and_stores(plant: Plant) -> None:
@@ -142,7 +149,10 @@ async def test_maintenance_as_people_write_it_in_sql_ends_control_with_0_kw(plan
         await plant.until(lambda: abs(plant.battery_kw - 40) < 0.1)
         await plant.db.execute(MAINTENANCE)
         await plant.until(lambda: abs(plant.battery_kw) < 0.1, within_s=5)
-        query = "SELECT to_state, reason FROM flux.device_events ORDER BY id DESC LIMIT 1"
+        query = (
+            "SELECT to_state, reason FROM flux.device_events JOIN flux.mg_device_registry d ON d.id = device_id"
+            " WHERE d.name = 'WLCE-BESS-01' ORDER BY device_events.id DESC LIMIT 1"
+        )
         assert await plant.rows(query) == [("maintenance", "Firmware upgrade")]
 
 

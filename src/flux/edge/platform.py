@@ -113,6 +113,8 @@ class StateReporter:
 
     def follow(self, devices: Sequence[Device]) -> None:
         """The registry as it is now: who failed is to be tested again in a while, unless somebody sees to it."""
+        # one that was active meanwhile, however shortly, is reported again when it is tested again
+        self._reported -= {DeviceId(one.id) for one in devices if one.state is not DeviceState.TESTING}
         failed = {DeviceId(one.id): one for one in devices if one.active and one.state is DeviceState.FAILED}
         for device_id in self._waiting.keys() - failed.keys():
             self._waiting.pop(device_id).cancel()
