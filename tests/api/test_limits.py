@@ -73,15 +73,14 @@ def test_pages_of_listed_origins_may_call(strict: LiveServer) -> None:
     assert "X-Request-Id" in answer.headers["access-control-expose-headers"]
 
 
-@pytest.mark.parametrize("more", [{}, {"Content-Type": "application/json"}])
-def test_a_body_that_is_too_long_is_refused_whether_or_not_it_says_so(dsn: str, more: dict[str, str]) -> None:
+def test_a_body_that_is_too_long_is_refused_whether_or_not_it_says_so(dsn: str) -> None:
     def pieces() -> Iterator[bytes]:
         for _ in range(20):
             yield b"x" * 1000
 
     with live_server_on(dsn, max_body_mb=0.01) as live:
         for body in (b"x" * 20_000, pieces()):
-            answer = httpx.post(f"{live.url}/v1/webhooks/dispatch/axle", content=body, headers=more)
+            answer = httpx.post(f"{live.url}/v1/webhooks/dispatch/axle", content=body)
             assert answer.status_code == 413, answer.text
             assert "0.01 MB" in answer.json()["message"]
 

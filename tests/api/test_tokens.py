@@ -258,7 +258,7 @@ def test_a_key_that_would_be_refused_is_not_issued() -> None:
         issue_token(SECRET, role=Role.SERVICE, name="x", issued_at=NOW)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.one_of(st.text(), st.lists(st.text(alphabet="aA1-_=. e", max_size=12), max_size=5).map(".".join)))
 async def test_any_text_is_refused_in_words(text: str) -> None:
     with pytest.raises(TokenError) as refused:
@@ -266,7 +266,7 @@ async def test_any_text_is_refused_in_words(text: str) -> None:
     assert len(text) < 8 or text not in str(refused.value)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 async def test_any_change_of_a_key_is_noticed(data: st.DataObject) -> None:
     token = signed(OURS)
