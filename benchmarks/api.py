@@ -221,7 +221,10 @@ def serving(dsn: str, home: Path) -> Iterator[int]:
         **{f"FLUX_RATE_{role.name}": "off" for role in Role},  # its limits are not what is measured
     }
     command = [sys.executable, "-m", "flux", "serve", "--port", str(port)]
-    with subprocess.Popen(command, env=environment, cwd=home, stdout=subprocess.DEVNULL) as server:
+    with (
+        (home / "log").open("wb") as log,
+        subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=log) as server,
+    ):
         try:
             _wait_for(port, server)
             yield port
