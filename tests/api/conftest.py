@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import httpx
 import pytest
 from tests.api.fleet import fill_fleet
 from tests.api.live import LiveServer, live_server_on
@@ -34,6 +33,4 @@ def fleet_server(module_dsn: str) -> Iterator[LiveServer]:
     """A server on `module_dsn` with the fleet in it."""
     fill_fleet(module_dsn)
     with live_server_on(module_dsn) as live:
-        if httpx.get(f"{live.url}/rest/v1/sites", headers=live.headers()).status_code == 404:
-            pytest.skip("/rest/v1 is not served yet")
         yield live

@@ -149,9 +149,9 @@ def _judge(server: LiveServer, client: Client, cases: tuple[Case, ...]) -> list[
     "client",
     [
         "postgrest",
-        "supabase",
+        pytest.param("supabase", marks=pytest.mark.long),
         pytest.param("supabase-js", marks=needs_node),
-        pytest.param("postgrest-js", marks=needs_node),
+        pytest.param("postgrest-js", marks=[needs_node, pytest.mark.long]),
     ],
 )
 def test_a_client_is_given_what_sql_finds(fleet_server: LiveServer, client: Client, cases: tuple[Case, ...]) -> None:

@@ -23,7 +23,14 @@ PAGES = [
 ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+QUICK = {"clients.md"}
+"""What `make test` runs; `make test-long` runs the others."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=() if page.name in QUICK else pytest.mark.long, id=page.stem) for page in PAGES],
+)
 def test_the_examples_of_a_page_run(page: Path, dsn: str, tmp_path: Path) -> None:
     if any(block.language == "js" for block in examples(page)):
         if (reason := clients.missing()) is not None:
@@ -44,7 +51,10 @@ def test_the_examples_of_a_page_run(page: Path, dsn: str, tmp_path: Path) -> Non
         run_page(page, environment, tmp_path)
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("api-*.md")), ids=lambda page: page.stem)
-def test_a_page_of_the_api_has_examples_in_every_language(page: Path) -> None:
+_OF_ENDPOINTS = [page for page in sorted((ROOT / "docs").glob("api-*.md")) if page.stem != "api-security"]
+
+
+@pytest.mark.parametrize("page", _OF_ENDPOINTS, ids=lambda page: page.stem)
+def test_a_page_of_endpoints_has_examples_in_every_language(page: Path) -> None:
     written = {block.language for block in examples(page)}
     assert written >= ({"python", "js"} if page.stem == "api-realtime" else {"sh", "python", "js"})

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote
@@ -30,13 +30,10 @@ _ERROR_KEYS = {"code", "message", "details", "hint"}
 
 @contextmanager
 def watched_server(dsn: str) -> Iterator[tuple[LiveServer, StatementLog]]:
-    """A server on the fleet, without limits on requests, whose every statement is logged."""
+    """A server on the fleet whose every statement is logged."""
     fill_fleet(dsn)
-    with every_statement(dsn) as log, live_server_on(dsn, **UNLIMITED) as server:
+    with every_statement(dsn) as log, live_server_on(dsn) as server:
         yield server, log
-
-
-UNLIMITED: Mapping[str, Any] = {}
 
 
 def _wilderness(dsn: str, seed: int) -> Wilderness:
