@@ -114,17 +114,26 @@ def _lacks_right(answer: httpx.Response) -> bool:
     return bool(told["code"] == "42501" and told["message"].startswith("permission denied"))
 
 
-def test_every_cell_is_what_the_catalogue_says(world: World) -> None:
-    """A right that a role lacks is refused as such; one that it has is never refused as such."""
+def _cells(world: World, every: int) -> tuple[int, list[str]]:
+    """Every n-th cell: a right that a role lacks is refused as such, one that it has is never refused as such."""
+    cells = [(role, view, verb) for role in world.clients for view in world.views for verb in VERBS][::every]
     wrong = []
-    cells = 0
-    for role, client in world.clients.items():
-        for view in world.views:
-            for verb, right in VERBS.items():
-                answer = _try(client, view, verb, role)
-                cells += 1
-                if _lacks_right(answer) is view.may[role][right] or answer.status_code >= 500:
-                    wrong.append(f"{role} {verb} {view.name}: {answer.status_code} {answer.text[:120]}")
+    for role, view, verb in cells:
+        answer = _try(world.clients[role], view, verb, role)
+        if _lacks_right(answer) is view.may[role][VERBS[verb]] or answer.status_code >= 500:
+            wrong.append(f"{role} {verb} {view.name}: {answer.status_code} {answer.text[:120]}")
+    return len(cells), wrong
+
+
+def test_cells_are_what_the_catalogue_says(world: World) -> None:
+    """A fifth of them, of all verbs: there are four of those."""
+    cells, wrong = _cells(world, every=5)
+    assert not wrong, f"{len(wrong)} of {cells} cells:\n" + "\n".join(wrong)
+
+
+@pytest.mark.long
+def test_every_cell_is_what_the_catalogue_says(world: World) -> None:
+    cells, wrong = _cells(world, every=1)
     assert not wrong, f"{len(wrong)} of {cells} cells:\n" + "\n".join(wrong)
     assert cells == len(ROLES) * len(world.views) * len(VERBS)
 
