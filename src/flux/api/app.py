@@ -23,6 +23,7 @@ from flux.api.metrics import metrics_text
 from flux.api.observed import Observed
 from flux.api.realtime import Realtime
 from flux.api.rest.app import RestApp
+from flux.api.sharing import SharedPool
 from flux.api.tokens import Verifier
 from flux.api.typed.problems import add_handlers
 from flux.api.typed.router import typed_router
@@ -63,7 +64,9 @@ def create_app(dsn: str, settings: Settings, verifier: Verifier, *, clock: Calla
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_pool(dsn, application_name="flux serve", max_size=8, timeout_s=3, check_after_s=1) as pool:
+        async with open_pool(
+            dsn, application_name="flux serve", max_size=10, timeout_s=3, check_after_s=1, kind=SharedPool
+        ) as pool:
             app.state.pool = pool
             _mount_rooms(app)
             async with Realtime(pool, dsn, verifier.verify, clock=clock) as realtime:

@@ -17,6 +17,7 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from flux.api.identity import Identity
+from flux.api.sharing import connection_of
 
 SERVER_ROLE = "flux_server"
 DEFAULT_TIMEOUT_MS = 15_000
@@ -61,7 +62,7 @@ async def as_caller(
     request_id: str = "",
 ) -> AsyncIterator[AsyncConnection[Any]]:
     """A transaction as ``identity``; ``role=SERVER_ROLE`` for Flux's own functions on its behalf."""
-    async with pool.connection() as conn, conn.transaction():
+    async with connection_of(pool, identity) as conn, conn.transaction():
         await conn.execute(BEGIN_REQUEST, begin_parameters(identity, role, timeout_ms, request_id=request_id))
         yield conn
 
@@ -79,7 +80,7 @@ async def session_as_caller(
 
     What the session became is undone before anybody else gets it; where that is not sure, the connection is closed.
     """
-    async with pool.connection() as conn:
+    async with connection_of(pool, identity) as conn:
         try:
             await conn.execute(BEGIN_SESSION, begin_parameters(identity, role, timeout_ms, request_id=request_id))
             yield conn

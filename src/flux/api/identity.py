@@ -1,6 +1,6 @@
 """Who calls: what a verified key says, as every part of the API sees it."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Hashable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -43,6 +43,14 @@ class Identity:
 
 ANONYMOUS = Identity(Role.ANON, frozenset(), claims={"role": "anon"})
 _STATE_KEY = "flux_identity"
+
+
+def key_of(identity: Identity) -> Hashable:
+    """Who counts as one caller: a key, or a user of another issuer of tokens."""
+    if identity.key_id is not None:
+        return identity.key_id
+    claims = identity.claims
+    return (identity.role, str(claims.get("iss")), str(claims.get("sub", identity.name)))
 
 
 def identity_of(scope: Mapping[str, Any]) -> Identity:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from flux.api.buckets import Buckets, Rate, Standing
-from flux.api.identity import Identity, Role
+from flux.api.identity import Identity, Role, key_of
 from flux.config import Settings
 from flux.errors import InputError, UnavailableError
 
@@ -89,10 +89,7 @@ def caller_of(scope: Scope, identity: Identity | None) -> Hashable:
     """Whom to count a request for."""
     if identity is None or identity.role is Role.ANON:
         return address_of(scope)
-    if identity.key_id is not None:
-        return identity.key_id
-    claims = identity.claims
-    return (identity.role, str(claims.get("iss")), str(claims.get("sub", identity.name)))
+    return key_of(identity)
 
 
 def address_of(scope: Scope) -> str:

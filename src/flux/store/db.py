@@ -100,6 +100,7 @@ async def open_pool(
     max_size: int = 4,
     timeout_s: float = 30,
     check_after_s: float = 0,
+    kind: "type[AsyncConnectionPool[AsyncConnection[Any]]]" = AsyncConnectionPool,
 ) -> AsyncIterator["AsyncConnectionPool[AsyncConnection[Any]]"]:
     """A pool, open for as long as the block; checked once at the start, and it reconnects by itself after that.
 
@@ -109,7 +110,7 @@ async def open_pool(
     arguments = _arguments(dsn, application_name)
     async with await connect(dsn, application_name=application_name):
         pass  # a database that is away is told here, in one line, rather than by the pool's timeout
-    pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
+    pool: AsyncConnectionPool[AsyncConnection[Any]] = kind(
         kwargs={**arguments, "autocommit": True},
         min_size=min_size,
         max_size=max_size,

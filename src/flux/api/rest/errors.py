@@ -14,6 +14,7 @@ _STATUS_OF_STATE = {
     "42501": 403,  # no right to it; 401 for who has no key
     "42883": 404,  # no such function
     "42P01": 404,  # no such table
+    "44000": 403,  # a row that the caller could not see, or would not
     "54000": 413,  # more than the database can take in one
     "54001": 400,  # nested too deeply
     "54011": 400,

@@ -15,6 +15,7 @@ from flux.api.database import BEGIN_READING, begin_parameters
 from flux.api.identity import Identity
 from flux.api.rest.errors import ApiError, from_database
 from flux.api.rest.statements import Statement
+from flux.api.sharing import connection_of
 
 Pool = AsyncConnectionPool[AsyncConnection[Any]]
 Row = tuple[bytes | None, ...]
@@ -24,7 +25,7 @@ Row = tuple[bytes | None, ...]
 async def connection_for(pool: Pool, identity: Identity) -> AsyncIterator[AsyncConnection[Any]]:
     """A connection of the pool; what the database refuses becomes an ApiError, and nothing stays open behind it."""
     try:
-        async with pool.connection() as conn:
+        async with connection_of(pool, identity) as conn:
             try:
                 yield conn
             except psycopg.Error as error:
