@@ -12,7 +12,6 @@ from tests.api.live import LiveServer
 from flux.api.identity import Identity, Role
 from flux.api.sharing import LEFT_TO_OTHERS, OF_ONE_CALLER, Shares
 
-
 _WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
