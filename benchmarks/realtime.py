@@ -143,6 +143,35 @@ async def costs(dsn: str, rounds: int, bulk: int) -> tuple[float, float]:
     return tuple(statistics.median(of[True]) / statistics.median(of[False]) for of in (minutes, bulks))  # type: ignore[return-value]
 
 
+async def writers(dsn: str, rounds: int, connections: int = 8, seconds: float = 2.0) -> float:
+    """Readings that ``connections`` writers commit one by one, in the same time, with the log by without it."""
+    counts: dict[bool, list[int]] = {True: [], False: []}
+    async with await connect(dsn, autocommit=True) as conn:
+        cursor = await conn.execute("SELECT id FROM flux.mg_device_registry LIMIT %s", (connections,))
+        devices = [device for (device,) in await cursor.fetchall()]
+        for number in range(2 * rounds):
+            noted = number % 4 in (0, 3)
+            await conn.execute(
+                f"ALTER TABLE flux.mg_meter_readings {'ENABLE' if noted else 'DISABLE'} TRIGGER log_added"
+            )
+            begin = START + 8 * WEEK + number * timedelta(hours=8)
+            counts[noted].append(
+                sum(await asyncio.gather(*(_write(dsn, device, begin, seconds) for device in devices)))
+            )
+        await conn.execute("ALTER TABLE flux.mg_meter_readings ENABLE TRIGGER log_added")
+    return statistics.median(counts[True]) / statistics.median(counts[False])
+
+
+async def _write(dsn: str, device: UUID, begin: datetime, seconds: float) -> int:
+    insert = "INSERT INTO flux.mg_meter_readings (device_id, time, frequency) VALUES (%s, %s, 50)"
+    count, end = 0, time.monotonic() + seconds
+    async with await connect(dsn, autocommit=True) as conn:
+        while time.monotonic() < end:
+            await conn.execute(insert, (device, begin + timedelta(seconds=count)))
+            count += 1
+    return count
+
+
 def main(commits: int = 100, every_s: float = 0.1, rounds: int = 4, bulk: int = 1_000_000) -> None:
     """Print the delays and the ratios."""
     with tempfile.TemporaryDirectory(prefix="flux-bench-") as folder:
@@ -152,6 +181,8 @@ def main(commits: int = 100, every_s: float = 0.1, rounds: int = 4, bulk: int = 
             minute, million = asyncio.run(costs(server.dsn, rounds, bulk))
             print(f"noting changes: a minute of {DEVICES:,} devices takes {minute:.2f} × the time without, ", end="")
             print(f"one statement of {bulk:,} rows {million:.2f} ×")
+            many = asyncio.run(writers(server.dsn, rounds))
+            print(f"8 writers of single readings commit {many:.2f} × as many as without")
             with socket.create_server(("127.0.0.1", 0), backlog=SUBSCRIBERS) as listening:
                 context = multiprocessing.get_context("spawn")
                 process = context.Process(target=serve, args=(server.dsn, Path(folder), listening))

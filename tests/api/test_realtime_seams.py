@@ -9,6 +9,7 @@ from tests.api.live import LiveServer
 from tests.api.phoenix import Phoenix, on, phoenix
 from websockets.exceptions import ConnectionClosed
 
+from flux.api.realtime.hub import TICK_S
 from flux.store.db import connect
 from realtime import AsyncRealtimeClient, RealtimePostgresChangesListenEvent
 
@@ -116,6 +117,24 @@ async def test_a_stream_that_breaks_misses_nothing_and_tells_nothing_twice(live_
 @pytest.mark.parametrize("seed", range(8))
 async def test_many_streams_that_break(live_server: LiveServer, seed: int) -> None:
     assert sum(f.joins for f in await check_seams(live_server, seed, transactions=80, followers=4)) > 60
+
+
+async def test_who_leaves_the_notification_to_another_is_told_soon(live_server: LiveServer, db: Any) -> None:
+    """Long before the turn that is made without any notification: both commit at once, and one of them notifies."""
+    async with (
+        phoenix(live_server, sites=["WLCE"]) as client,
+        await connect(live_server.dsn, autocommit=True) as other,
+    ):
+        await client.join(FOLLOWED)
+        async with other.transaction():
+            async with db.transaction():
+                await db.execute(INSERT, ("told",))
+                await db.execute("SET CONSTRAINTS ALL IMMEDIATE")
+                await other.execute(INSERT, ("not told",))
+                await other.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            assert (await client.change())["record"]["name"] == "told"
+        async with asyncio.timeout(TICK_S / 2):
+            assert (await client.change())["record"]["name"] == "not told"
 
 
 async def test_a_client_that_does_not_read_is_dropped_and_no_other_waits_for_it(

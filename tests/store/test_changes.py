@@ -130,7 +130,7 @@ async def test_what_is_trimmed_is_known(db: Conn) -> None:
     assert await newest(db) == 0
 
 
-async def test_listeners_are_told_a_transaction_and_nothing_more(dsn: str, db: Conn) -> None:
+async def test_listeners_are_told_once_for_a_transaction_and_nothing_of_it(dsn: str, db: Conn) -> None:
     device = await add_device(db, "M1")
     async with await connect(dsn, autocommit=True) as listener:
         await listener.execute("LISTEN flux_changes")
@@ -140,6 +140,5 @@ async def test_listeners_are_told_a_transaction_and_nothing_more(dsn: str, db: C
                     "UPDATE flux.mg_device_registry SET metadata = jsonb_build_object('note', %s::int) WHERE id = %s",
                     (minute, device),
                 )
-            ((txid,),) = await fetch(db, "SELECT pg_current_xact_id()::text")
         heard = [notice.payload async for notice in listener.notifies(timeout=1, stop_after=2)]
-    assert heard == [txid]
+    assert heard == [""]

@@ -19,7 +19,7 @@ from flux.errors import InputError, NotFoundError
 
 _LONGEST = 30_000
 _SNAPSHOT = r"(?:\d{1,19}):(?:\d{1,19}):(?:\d{1,19}(?:,\d{1,19})*)?"
-_CURSOR = re.compile(rf"([0-9a-f]{{8}})/({_SNAPSHOT})(?:/({_SNAPSHOT})/(\d{{1,18}})\.(\d{{1,9}}))?")
+_CURSOR = re.compile(rf"([0-9a-f]{{8}})/({_SNAPSHOT})(?:/({_SNAPSHOT})/(\d{{1,18}})\.(\d{{1,9}}))?", re.ASCII)
 _BIGGEST = 2**63
 
 

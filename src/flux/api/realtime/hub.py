@@ -25,6 +25,8 @@ _logger = structlog.get_logger(__name__)
 _DATABASE_IS_AWAY = (psycopg.OperationalError, PoolTimeout)
 TICK_S = 5.0
 """A turn is made at least this often: should a notification be lost, it is late and not lost with it."""
+_LOOK_AGAIN_S = (0.02, 0.1, 0.5, 2)
+"""After a notification: who committed at the same time left it to that one, and is visible a little later."""
 _RETRY_S = (0.5, 1, 2, 5)
 _AT_ONCE = 200
 """Rows that are told before the sockets get a turn."""
@@ -112,7 +114,7 @@ class Hub:
             after = page.end
 
     async def _run(self) -> None:
-        failures = 0
+        failures = looks = 0
         while True:
             self._wake.clear()
             try:
@@ -132,9 +134,17 @@ class Hub:
                 continue
             async with self._turned:
                 self._turned.notify_all()
-            with suppress(TimeoutError):  # then a turn is made all the same
-                async with asyncio.timeout(TICK_S):
-                    await self._wake.wait()
+            looks = 0 if await self._woken_within(self._pause_s(looks)) else looks + 1
+
+    def _pause_s(self, looks: int) -> float:
+        return _LOOK_AGAIN_S[looks] if self._groups and looks < len(_LOOK_AGAIN_S) else TICK_S
+
+    async def _woken_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):  # then a turn is made all the same
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+                return True
+        return False
 
     async def _make_turn(self) -> None:
         async with self._turn:
