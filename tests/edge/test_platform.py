@@ -1,6 +1,7 @@
 """Following the registry, reporting states, comparing clocks: against a platform in memory."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from flux.edge.learned import LearnedStore
 from flux.edge.link import RegistrySnapshot
 from flux.edge.platform import ClockCheck, RegistryFollower, StateReporter
 from flux.model import Device, DeviceState, DeviceType, MeterMetadata, RefusedError
+from flux.registry.for_edges import StopOrder
 
 
 def device(state: DeviceState = DeviceState.ACTIVE, name: str = "WLCE-GRID-METER") -> Device:
@@ -60,7 +62,7 @@ async def test_the_follower_applies_news_only_and_remembers_it(tmp_path: Path) -
 
     learned = LearnedStore(tmp_path / "learned.sqlite", FixedClock())
     platform.snapshot = snapshot()
-    follower = RegistryFollower(platform, learned, apply)
+    follower = RegistryFollower(platform, learned, apply, alarms=Alarms(FixedClock()))
     running = asyncio.create_task(follower.run())
     await news.wait()
     news.clear()
@@ -74,6 +76,28 @@ async def test_the_follower_applies_news_only_and_remembers_it(tmp_path: Path) -
     assert applied == [snapshot(), snapshot("RENAMED")]
     await follower.take(snapshot("RENAMED"))
     assert learned.load_registry() == snapshot("RENAMED")
+
+
+async def test_a_registry_without_any_device_ends_neither_them_nor_a_stop(tmp_path: Path) -> None:
+    applied: list[RegistrySnapshot] = []
+
+    async def apply(one: RegistrySnapshot) -> None:
+        applied.append(one)
+
+    alarms = Alarms(FixedClock())
+    learned = LearnedStore(tmp_path / "learned.sqlite", FixedClock())
+    follower = RegistryFollower(MemoryPlatform(), learned, apply, alarms=alarms)
+    stopped = replace(snapshot(), stop=StopOrder("anna", "smoke"), resumed_at=START)
+    await follower.take(snapshot())
+    await follower.take(RegistrySnapshot(stop=stopped.stop))
+    assert applied[-1] == replace(snapshot(), stop=stopped.stop)
+    await follower.take(stopped)
+    await follower.take(RegistrySnapshot())
+    assert applied[-1] == learned.load_registry() == stopped
+    assert [alarm.key for alarm in alarms.active] == ["registry_empty"]
+    await follower.take(snapshot("RENAMED"))
+    assert applied[-1] == snapshot("RENAMED")
+    assert alarms.active == ()
 
 
 def test_a_device_in_testing_is_reported_once_also_when_the_platform_is_away_at_first() -> None:

@@ -10,10 +10,10 @@ from tests.edge.fakes import START, FixedClock, MemoryPlatform, run_virtual
 from flux.edge.alarms import Alarms
 from flux.edge.learned import LearnedStore
 from flux.edge.lease import LEASE_FILE, ControlLease
-from flux.edge.link import RegistrySnapshot
+from flux.edge.link import LeaseAnswer, RegistrySnapshot
 from flux.edge.stops import OtherMasterFile, StopFile
 from flux.edge.switch import StopSwitch
-from flux.model import UnavailableError
+from flux.model import NotFoundError, UnavailableError
 from flux.registry.for_edges import StopOrder
 
 ORDER = StopOrder("anna@site", "smoke", START)
@@ -171,3 +171,35 @@ def test_a_damaged_lease_is_no_lease(tmp_path: Path, text: str) -> None:
     lease, _ = lease_of(tmp_path, MemoryPlatform())
     lease.load()
     assert lease.refusal is not None
+
+
+async def test_a_lost_answer_leaves_the_lease_with_the_edge_that_asked_also_after_a_restart(tmp_path: Path) -> None:
+    class Losing(MemoryPlatform):
+        async def take_lease(self, holder: str, host: str, lasts: timedelta) -> LeaseAnswer:
+            await super().take_lease(holder, host, lasts)
+            raise UnavailableError("the answer was lost")
+
+    losing, platform = Losing(), MemoryPlatform()
+    first, _ = lease_of(tmp_path, losing)
+    with pytest.raises(UnavailableError):
+        await first.ask()
+    platform.lease_of = losing.lease_of
+    again, _ = lease_of(tmp_path, platform)
+    await again.ask()
+    assert again.refusal is None
+
+
+async def test_a_site_that_is_said_not_to_be_there_ends_no_lease(tmp_path: Path) -> None:
+    class Lost(MemoryPlatform):
+        async def take_lease(self, *_arguments: object) -> LeaseAnswer:
+            raise NotFoundError("there is no site 'WLCE'")
+
+    never, _ = lease_of(tmp_path / "b", Lost())
+    await never.ask()
+    assert never.refusal == "there is no site 'WLCE'"
+    first, _ = lease_of(tmp_path / "a", MemoryPlatform())
+    await first.ask()
+    later, alarms = lease_of(tmp_path / "a", Lost())
+    await later.ask()
+    assert later.refusal is None
+    assert [(alarm.key, alarm.text) for alarm in alarms.active] == [("control_lease", "there is no site 'WLCE'")]

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from flux.control.feed import ControlFeed
 from flux.edge.link import JobAnswer, KeyRefusedError, LeaseAnswer, PushResult, RegistrySnapshot
-from flux.model import DeviceId, DeviceState, InputError, Job, NotFoundError, RefusedError, UnavailableError
+from flux.model import DeviceId, DeviceState, FluxError, InputError, Job, NotFoundError, RefusedError, UnavailableError
 from flux.registry.for_edges import Refusal
 from flux.store.batches import COMPACT, encode_batch
 from flux.store.encoding import Recorded
@@ -36,6 +36,12 @@ _LARGE = 500
 _COMPRESSION = 6
 _NOTHING_NEW = 204
 _TOO_LARGE = 413
+_ERRORS: Mapping[str, type[FluxError]] = {
+    "not_found": NotFoundError,
+    "refused": RefusedError,
+    "conflict": RefusedError,
+    "input": InputError,
+}
 
 Body = dict[str, Any]
 
@@ -114,7 +120,7 @@ class HttpsLink:
         if response.status_code == _TOO_LARGE and len(records) > 1:
             return None
         try:
-            body = self._body(response)
+            body = self._body(response, InputError)
         except InputError as error:  # it stays in the outbox until a platform can read it
             raise UnavailableError(f"{self._where} can't read what this edge sends: {error}") from None
         with self._readable("what it says of a batch"):
@@ -170,10 +176,7 @@ class HttpsLink:
             began = loop.time()
             response: httpx.Response = await ask(wait_s)
             if response.status_code != _NOTHING_NEW:
-                try:
-                    return self._body(response)
-                except InputError as error:
-                    raise UnavailableError(f"{self._where} refuses a question of this edge: {error}") from None
+                return self._body(response)
             if loop.time() >= deadline:
                 return None
             if loop.time() - began < min(_SOONEST_S, wait_s):
@@ -186,14 +189,15 @@ class HttpsLink:
 
     async def report_state(self, device_id: DeviceId, state: DeviceState, reason: str) -> None:
         said = {"state": state.value, "reason": reason[:2000]}
-        self._check(await self._send("POST", f"/devices/{device_id}/state", json=said))
+        answer = await self._send("POST", f"/devices/{device_id}/state", json=said)
+        self._check(answer, NotFoundError, RefusedError)
 
     async def acknowledge_stop(self) -> None:
         self._check(await self._send("POST", "/stop/acknowledged"))
 
     async def take_lease(self, holder: str, host: str, lasts: timedelta) -> LeaseAnswer:
         asked = {"holder": holder, "host": host, "lasts_s": lasts.total_seconds()}
-        body = self._body(await self._send("POST", "/lease", json=asked))
+        body = self._body(await self._send("POST", "/lease", json=asked), NotFoundError)
         with self._readable("the control lease"):
             return LeaseAnswer(body["granted"] is True, str(body["holder"]), str(body["host"]), int(body["token"]))
 
@@ -214,7 +218,7 @@ class HttpsLink:
 
     async def finish_job(self, job_id: UUID, holder: str, run: str, answer: JobAnswer) -> bool:
         said = {"holder": holder, "run": run, "result": answer.result, "error": answer.error}
-        body = self._body(await self._send("POST", f"/jobs/{job_id}/finish", json=said))
+        body = self._body(await self._send("POST", f"/jobs/{job_id}/finish", json=said), InputError)
         return body.get("kept") is True
 
     async def close(self) -> None:
@@ -241,18 +245,21 @@ class HttpsLink:
         try:
             async with asyncio.timeout(limit_s + _CONNECT_S):  # httpx's own are between two bytes
                 return await self._opened().request(method, path, timeout=timeout, **what)
+        except httpx.PoolTimeout as error:
+            await self.close()  # whatever holds its connections: new ones are made
+            raise UnavailableError(f"{self._where}: no connection is free ({_one_line(error)})") from None
         except (httpx.TimeoutException, TimeoutError):
             raise UnavailableError(f"{self._where}: no answer within {limit_s:g} s") from None
         except InputError as error:  # the key, asked for anew, is gone or not safe
             raise KeyRefusedError(f"{self._where}: {error}") from None
         except httpx.ConnectError as error:
             raise UnavailableError(f"{self._where}: {_why_not_connected(error)}") from None
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
             raise UnavailableError(f"{self._where}: {_one_line(error)}") from None
 
-    def _body(self, response: httpx.Response) -> Body:
+    def _body(self, response: httpx.Response, *expected: type[FluxError]) -> Body:
         """The object that was answered; what is none is a proxy's page, or another program's."""
-        self._check(response)
+        self._check(response, *expected)
         try:
             body = response.json()
         except ValueError:
@@ -264,8 +271,11 @@ class HttpsLink:
             )
         return body
 
-    def _check(self, response: httpx.Response) -> None:
-        """Raise what an answer that is no success means."""
+    def _check(self, response: httpx.Response, *expected: type[FluxError]) -> None:
+        """Raise what an answer that is no success means: one of ``expected``, else UnavailableError.
+
+        A proxy that answers for a platform that is away must end nothing that only waits for it.
+        """
         if response.is_success:
             return
         status, (word, message) = response.status_code, _problem(response)
@@ -273,12 +283,11 @@ class HttpsLink:
             self._auth.forget()
             why = message or "it says no more"
             raise KeyRefusedError(f"{self._where} does not let this edge in ({status}: {why}); check its key")
-        if word == "not_found":
-            raise NotFoundError(message)
-        if word in ("refused", "conflict"):
-            raise RefusedError(message)
-        if word == "input":
-            raise InputError(message)
+        meant = _ERRORS.get(word or "")
+        if meant is not None and meant in expected:
+            raise meant(message)
+        if meant is not None:
+            raise UnavailableError(f"{self._where} refuses what this edge asks: {message} ({status})")
         raise UnavailableError(f"{self._where}: {_meaning(response, word, message)}")
 
     def _readable(self, what: str) -> "_Readable":

@@ -88,10 +88,12 @@ class ControlLease:
         if self._holder is None:
             self.load()
         assert self._holder is not None  # noqa: S101 - load makes one
+        await asyncio.to_thread(self._save)  # an answer that is lost must not leave the lease with a name nobody has
+        problem = None
         try:
             answer = await self._link.take_lease(self._holder, self._host, LASTS)
-        except NotFoundError as error:
-            self._granted, self._refusal = False, str(error)
+        except NotFoundError as error:  # of a site that is not there nobody else has the lease: who had it goes on
+            self._refusal = problem = str(error)
         else:
             self._granted = answer.granted
             if answer.granted and answer.token != self._token:
@@ -101,7 +103,7 @@ class ControlLease:
                 self._token = answer.token
             who = f"another edge, on {answer.host} ({answer.holder.rpartition(' ')[2]})"
             self._refusal = f"the control lease of the site is with {who}; this edge records only"
-        self._alarms.set_or_clear(_ALARM, self.refusal)
+        self._alarms.set_or_clear(_ALARM, problem or self.refusal)
         await asyncio.to_thread(self._save)
 
     async def run(self) -> None:

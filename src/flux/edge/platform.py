@@ -6,7 +6,7 @@ Each of these is a task of its own that waits while the platform is away.
 import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 
 import structlog
@@ -25,6 +25,7 @@ _READ_AGAIN_S = 60.0
 _FIRST_RETEST_S = 300.0
 _LAST_RETEST_S = 3600.0
 _CLOCK_EVERY_S = 300.0
+_NO_DEVICES = "registry_empty"
 _CLOCK_TOLERANCE_S = 2.0
 _LONGEST_ROUND_TRIP_S = 1.0
 
@@ -38,10 +39,13 @@ class RegistryFollower:
         learned: LearnedStore,
         apply: Callable[[RegistrySnapshot], Awaitable[None]],
         sleep: Sleep = asyncio.sleep,
+        *,
+        alarms: Alarms,
     ) -> None:
         self._link = link
         self._learned = learned
         self._apply = apply
+        self._alarms = alarms
         self._sleep = sleep
         self._known: RegistrySnapshot | None = None
         self._saved: RegistrySnapshot | None = None
@@ -56,7 +60,11 @@ class RegistryFollower:
                 await self._sleep(_RETRY_S)
 
     async def take(self, snapshot: RegistrySnapshot) -> None:
-        """Apply ``snapshot`` if it is news, and remember it."""
+        """Apply ``snapshot`` if it is news, and remember it; one without any device ends nothing."""
+        emptied = not snapshot.devices and self._known is not None and bool(self._known.devices)
+        text = "the platform says that the site has no devices; they go on as they were known"
+        self._alarms.set_or_clear(_NO_DEVICES, text if emptied else None)
+        snapshot = without_loss(snapshot, self._known)
         if snapshot != self._known:
             await self._apply(snapshot)
             self._known = snapshot
@@ -70,6 +78,17 @@ class RegistryFollower:
             _logger.warning("the registry can't be kept on disk", error=str(error))
         else:
             self._saved = snapshot
+
+
+def without_loss(told: RegistrySnapshot, known: RegistrySnapshot | None) -> RegistrySnapshot:
+    """What to go by: ``told``, unless it has lost every device that was ``known``.
+
+    The registry deletes no device, so that is a platform in trouble: restored half, or one that may not see the site.
+    Its silence about a stop ends none either; a stop that it tells of begins.
+    """
+    if told.devices or known is None or not known.devices:
+        return told
+    return replace(known, stop=told.stop or known.stop)
 
 
 @dataclass(frozen=True, slots=True)

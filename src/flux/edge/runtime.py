@@ -34,7 +34,7 @@ from flux.edge.locks import HeldLock, site_lock_path
 from flux.edge.outbox import Outbox
 from flux.edge.outbox_file import OutboxError, OutboxFile
 from flux.edge.plan_file import SiteFileFollower
-from flux.edge.platform import ClockCheck, RegistryFollower, StateReporter
+from flux.edge.platform import ClockCheck, RegistryFollower, StateReporter, without_loss
 from flux.edge.recorder import Recorder
 from flux.edge.site import Site
 from flux.edge.status import STATUS_FILE, StatusReport, WritesBefore, write_status
@@ -182,7 +182,7 @@ class EdgeRuntime:
         _logger.info("edge started", site=site, devices=len(self.site.devices), waiting=self.recorder.depth)
 
     async def _begin(self, snapshot: RegistrySnapshot) -> None:
-        follower = RegistryFollower(self._link, self._learned, self._apply, self._sleep)
+        follower = RegistryFollower(self._link, self._learned, self._apply, self._sleep, alarms=self.alarms)
         self._background.start("outbox", self.recorder.run)
         await follower.take(snapshot)
         self._background.start("uploader", self.uploader.run)
@@ -266,7 +266,8 @@ class EdgeRuntime:
         """The registry as the platform has it, else as it was when the platform last answered."""
         try:
             async with asyncio.timeout(_FIRST_ANSWER_S):
-                return await self._link.registry()
+                told = await self._link.registry()
+            return told if told.devices else without_loss(told, await asyncio.to_thread(self._learned.load_registry))
         except (UnavailableError, TimeoutError) as error:
             why = str(error) or f"the platform did not answer within {_FIRST_ANSWER_S:g} s"
         learned = await asyncio.to_thread(self._learned.load_registry)
