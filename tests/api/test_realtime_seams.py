@@ -203,3 +203,21 @@ async def test_the_official_client_misses_nothing_when_its_line_drops(live_serve
     await client.close()
     assert heard == [f"{number:02}" for number in range(30)]
     assert states.count("SUBSCRIBED") >= 2
+
+
+async def test_a_server_that_stops_waits_for_no_client_that_does_not_read(live_server: LiveServer, db: Any) -> None:
+    body = random.Random(1).randbytes(250_000).hex()
+    async with phoenix(live_server) as deaf, phoenix(live_server) as quick:
+        for client in (deaf, quick):
+            await client.join(on("device_templates"))
+        deaf.connection.transport.pause_reading()
+        for number in range(12):
+            await db.execute("INSERT INTO flux.device_templates VALUES (%s, 'h', %s)", (f"t{number:02}", body))
+            await quick.change()
+        async with asyncio.timeout(8):
+            await asyncio.to_thread(live_server.stop)
+        with pytest.raises(ConnectionClosed) as closed:
+            await quick.receive()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+        deaf.connection.transport.abort()

@@ -22,6 +22,7 @@ LONGEST_HEAD = 96 * 1024
 LONGEST_MESSAGE = 1024 * 1024
 """A message on a socket, in bytes."""
 _STOP_WITHIN_S = 10
+_FAREWELL_WITHIN_S = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,11 @@ class LimitedSocket(WebSocketsSansIOProtocol):
         await super().send(message)
         if self.close_sent:
             self.handshake_complete = True
+
+    def shutdown(self) -> None:
+        """Who does not read what was sent before does not get the farewell either, and must not hold up the end."""
+        super().shutdown()
+        self.loop.call_later(_FAREWELL_WITHIN_S, self.transport.abort)
 
 
 class LimitedHttp(HttpToolsProtocol):
