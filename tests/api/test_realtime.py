@@ -117,6 +117,8 @@ async def test_what_is_no_message_ends_the_socket(module_server: LiveServer, mes
         (on("alerts", select=["secret"]), "alerts has no column 'secret'"),
         (on("alerts", schema="flux_api"), "schema is flux"),
         (on("alerts", event="TRUNCATE"), "event is one of"),
+        (on("alerts", filter="text=eq.\ud800"), "not Unicode"),
+        (on("mg_device_registry", filter="metadata=eq." + 20_000 * "["), "stack depth limit exceeded"),
     ],
 )
 async def test_what_cannot_be_followed(module_server: LiveServer, binding: dict[str, Any], reason: str) -> None:
@@ -302,6 +304,36 @@ async def test_channels_end_with_their_keys(db: Conn, dsn: str) -> None:
             assert (await renewed.change())["record"]["key"] == "k"
             answer = await revoked.join(on("alerts"))
             assert (answer["status"], answer["response"]["reason"]) == ("error", "the key was revoked")
+
+
+async def test_an_expired_key_catches_up_with_nothing(db: Conn, dsn: str) -> None:
+    later = timedelta(0)
+    with live_server_on(dsn, clock=lambda: datetime.now(UTC) + later) as live:
+        async with phoenix(live, live.key("authenticated", exp=in_minutes(2))) as client:
+            await client.join(on("alerts"), cursor="now")
+            cursor = (await client.until("broadcast"))["payload"]["cursor"]
+            later = timedelta(minutes=3)
+            answer = await client.join(on("alerts"), cursor=cursor)
+            assert (answer["status"], "expired" in answer["response"]["reason"]) == ("error", True)
+
+
+async def test_values_that_python_does_not_have(db: Conn, live_server: LiveServer) -> None:
+    """Neither a time without end nor JSON of any depth keeps others from being told."""
+    raised = "INSERT INTO flux.alerts (key, severity, text, raised_at, cleared_at) VALUES (%s, 'info', 't', now(), %s)"
+    deep = "[" * 3000 + "]" * 3000
+    async with phoenix(live_server) as client:
+        answer = await client.join(
+            on("alerts", filter="cleared_at=gte.2026-01-01"), on("site_plans", filter=f"body=neq.{deep}"), cursor="now"
+        )
+        assert answer["status"] == "ok"
+        for key, cleared_at in (
+            ("never", "-infinity"),
+            ("bc", "0044-03-15 BC"),
+            ("far", "20260-01-01"),
+            ("on", "infinity"),
+        ):
+            await db.execute(raised, (key, cleared_at))
+        assert [change["record"]["key"] for change in await client.changes(2)] == ["far", "on"]
 
 
 def in_minutes(minutes: int) -> int:

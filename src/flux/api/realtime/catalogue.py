@@ -3,11 +3,14 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection, AsyncCursor, DataError, sql
+from psycopg.abc import Buffer
+from psycopg.types.datetime import TimestamptzLoader
+from psycopg.types.string import TextLoader
 
 from flux.api.database import as_caller
 from flux.api.identity import Identity
@@ -81,6 +84,30 @@ def json_value(value: Any) -> str:
     return json.dumps(value if isinstance(value, int | str) or value is None else str(value))
 
 
+_FIRST, _LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+
+
+class _AnyTime(TimestamptzLoader):
+    """Also infinity and years that Python does not have: before or after all that it has."""
+
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data)
+        except DataError:
+            text = bytes(data)
+            return _FIRST if text.startswith(b"-") or text.endswith(b"BC") else _LAST
+
+
+def comparing(conn: AsyncConnection[Any]) -> AsyncCursor[Any]:
+    """A cursor whose values can be compared whatever they are: JSON as the text that PostgreSQL has for it, since it
+    may be nested more deeply than Python reads."""
+    cursor = conn.cursor()
+    cursor.adapters.register_loader("timestamptz", _AnyTime)
+    for kind in ("json", "jsonb"):
+        cursor.adapters.register_loader(kind, TextLoader)
+    return cursor
+
+
 class Catalogue:
     """The tables by role, looked up again after a minute: a column may have been added."""
 
@@ -107,7 +134,9 @@ class Catalogue:
 
     async def read_filter(self, identity: Identity, table: Table, text: str | None) -> Filter:
         """A filter with its operands read as values of the columns. InputError says what is wrong with it."""
-        written = parse_filter(text) if text else ()
+        if not text:
+            return Filter()
+        written = parse_filter(text)
         for condition in written:
             _check(table, condition)
         async with as_caller(self._pool, identity) as conn:
@@ -142,5 +171,5 @@ async def _read(conn: AsyncConnection[Any], table: Table, condition: Written) ->
         return read_condition(condition, condition.values)
     kind = sql.SQL(table.columns[condition.column].written)
     read = sql.SQL("SELECT v::{} FROM unnest(%s::text[]) WITH ORDINALITY u(v, n) ORDER BY n").format(kind)
-    cursor = await conn.execute(read, (list(condition.values),))
+    cursor = await comparing(conn).execute(read, (list(condition.values),))
     return read_condition(condition, [value for (value,) in await cursor.fetchall()])

@@ -179,7 +179,7 @@ class Hub:
         async with limit:
             try:
                 return await fetch(self._pool, group.identity, group.wanted(), changes, spans)
-            except psycopg.Error as error:
+            except Exception as error:
                 if isinstance(error, psycopg.OperationalError) and not isinstance(error, psycopg.errors.QueryCanceled):
                     raise
                 # of this group alone (a view that changed, a query that took too long): the others go on

@@ -16,7 +16,7 @@ from psycopg import AsyncConnection, sql
 
 from flux.api.database import as_caller
 from flux.api.identity import Identity
-from flux.api.realtime.catalogue import Table, json_value
+from flux.api.realtime.catalogue import Table, comparing, json_value
 from flux.api.realtime.log import READER, Change, Entry, Operation, Pool
 from flux.store.rights import TABLES, Fence
 
@@ -155,7 +155,7 @@ async def _present(
         return {}
     devices, times, parts = (list(values) for values in zip(*keys, strict=True))
     names = sorted(columns)
-    cursor = await conn.execute(
+    cursor = await comparing(conn).execute(
         _fetch_query(table, names),
         {
             "devices": devices,

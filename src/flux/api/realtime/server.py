@@ -77,7 +77,7 @@ class Realtime:
         if identity.role is Role.ANON:
             await refuse(scope, receive, send, 403, "this key may not follow anything")
             return
-        socket = Socket(identity, version, self._hub, self._catalogue, self._verify, self._limits)
+        socket = Socket(identity, version, self._hub, self._catalogue, self._verify, self._limits, self._clock)
         self._sockets.add(socket)
         try:
             await socket.run(receive, send)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -47,7 +48,14 @@ class Socket:
     """Serve it with :meth:`run`. ``channels`` by topic."""
 
     def __init__(
-        self, identity: Identity, version: Version, hub: Hub, catalogue: Catalogue, verify: Verify, limits: Limits
+        self,
+        identity: Identity,
+        version: Version,
+        hub: Hub,
+        catalogue: Catalogue,
+        verify: Verify,
+        limits: Limits,
+        clock: Callable[[], datetime],
     ) -> None:
         self._identity = identity
         self._version = version
@@ -55,6 +63,7 @@ class Socket:
         self._catalogue = catalogue
         self._verify = verify
         self._limits = limits
+        self._clock = clock
         self._outbox = Outbox(limits.queue_bytes)
         self._joins = limits.joins
         self._joins_at = time.monotonic()
@@ -133,10 +142,12 @@ class Socket:
             self._outbox.put(address.system("error", str(error), code="cursor_too_old"))
         except FluxError as error:
             self._refuse(frame, address, str(error))
-        except psycopg.DataError as error:  # an operand that is no value of its column
+        except UnicodeEncodeError:  # half of a surrogate pair
+            self._refuse(frame, address, "a text in it is not Unicode")
+        except (psycopg.DataError, psycopg.errors.StatementTooComplex) as error:  # no value of its column
             self._refuse(frame, address, f"filter: {error.diag.message_primary or 'a value cannot be read'}")
         except psycopg.Error:
-            _logger.exception("realtime: a message could not be answered", event=frame.event)
+            _logger.exception("realtime: a message could not be answered", asked=frame.event)
             self._refuse(frame, address, "the database does not answer; try again")
 
     def _refuse(self, frame: Frame, address: Address, reason: str, **more: str) -> None:
@@ -168,6 +179,8 @@ class Socket:
         self._check_join(frame, before)
         asked = read_join(frame.payload, self._limits.bindings)
         identity = self._identity if asked.token is None else await self._verify(asked.token)
+        if identity.expires_at is not None and identity.expires_at <= self._clock():
+            raise RefusedError("the key has expired: join with an access_token that holds")
         following = await resolve(self._catalogue, identity, asked.asked)
         if asked.cursor is not None:
             await self._hub.log.check(asked.cursor)
@@ -205,7 +218,7 @@ class Socket:
             await follow(self._hub, channel, asked.cursor)
         except CursorTooOldError as error:
             channel.fail(str(error))
-        except psycopg.Error:
+        except Exception:
             _logger.exception("realtime: a channel could not catch up")
             channel.fail("the rows could not be read; join again with the last cursor")
 
