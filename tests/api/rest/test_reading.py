@@ -271,6 +271,31 @@ async def test_hints(rest: Rest, path: str, hint: str) -> None:
     assert (await rest.get(path)).json()["hint"] == hint
 
 
+@pytest.mark.parametrize(
+    ("path", "rows"),
+    [
+        (
+            "sites?select=site,mg_device_registry(count)&order=site",
+            [{"site": site, "mg_device_registry": [{"count": n}]} for site, n in (("HMCE", 2), ("WLCE", 3))],
+        ),
+        (
+            "sites?select=site,n:mg_device_registry!inner(count)&n.type=eq.meter&n.name=like.*SOLAR*",
+            [{"site": "WLCE", "n": [{"count": 1}]}],
+        ),
+        ("mg_device_registry?select=count&site=eq.WLCE", [{"count": 3}]),
+        ("mg_device_registry?select=n:count()&limit=1&name=eq.nobody", [{"n": 0}]),
+        ("mg_device_registry?select=name,sites(count)&name=eq.WLCE-BESS-01&order=name",
+         [{"name": "WLCE-BESS-01", "sites": {"count": 1}}]),
+    ],
+)  # fmt: skip
+async def test_rows_are_counted_as_supabase_clients_ask(rest: Rest, path: str, rows: list[dict[str, Any]]) -> None:
+    answer = await rest.get(path)
+    assert answer.json() == rows
+    assert (await rest.get(path, accept="text/csv")).text.count("\n") == len(rows) + 1
+    counted = await rest.get(path, identity(Role.AUTHENTICATED, frozenset()))
+    assert not any(row.get("count") for row in counted.json())  # whoever sees no rows counts none
+
+
 async def test_who_may_not_is_told_so(rest: Rest) -> None:
     nobody = await rest.get("sites", ANONYMOUS)
     assert (nobody.status_code, nobody.json()["code"]) == (401, "42501")

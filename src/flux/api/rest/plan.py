@@ -10,12 +10,30 @@ asked nothing.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flux.api.rest.catalogue import Catalogue, Relationship, Table
 from flux.api.rest.errors import ApiError
 from flux.api.rest.sqltext import Fragment
-from flux.api.rest.syntax import ALL, Column, Condition, Embed, Filter, Is, Join, Operator, Order, Path, Query
+from flux.api.rest.syntax import (
+    ALL,
+    Aggregate,
+    Column,
+    Condition,
+    Embed,
+    Field,
+    Filter,
+    Is,
+    Join,
+    Operator,
+    Order,
+    Path,
+    Query,
+)
+
+_COUNT = Column(Field("*"), aggregate=Aggregate.COUNT)
+_COLUMN_COUNT = Column(Field("count"))
+"""As it was written before there were aggregates, and as Supabase's clients still do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +51,12 @@ class Node:
     @property
     def alias(self) -> Fragment:
         return Fragment(f"t{self.number}")
+
+    @property
+    def counted(self) -> str | None:
+        """What the number of rows is called, where that is all that is read of them."""
+        only = self.items[0] if len(self.items) == 1 else None
+        return only.alias if isinstance(only, Column) and only.aggregate is Aggregate.COUNT else None
 
     @property
     def children(self) -> Iterator["Child"]:
@@ -84,9 +108,14 @@ class _Planner:
         """``path``: what the query calls this resource."""
         number = self.count
         self.count += 1
-        items = tuple(
-            self.child(table, item, query, path) if isinstance(item, Embed) else _checked(table, item)
-            for item in select
+        count = _counting(table, select)
+        items = (
+            (count,)
+            if count
+            else tuple(
+                self.child(table, item, query, path) if isinstance(item, Embed) else _checked(table, item)
+                for item in select
+            )
         )
         node = Node(
             table,
@@ -123,6 +152,17 @@ class _Planner:
 def _paths(query: Query) -> Iterator[Path]:
     for pairs in (query.where, query.order, query.limits, query.offsets):
         yield from (path for path, _ in pairs)
+
+
+def _counting(table: Table, select: tuple[Column | Embed, ...]) -> Column | None:
+    """The number of rows, where ``select`` is ``count`` or ``count()`` alone: ``sites?select=site,devices(count)``."""
+    only = select[0] if len(select) == 1 else None
+    if not isinstance(only, Column):
+        return None
+    bare = replace(only, alias=None)
+    if bare != _COUNT and (bare != _COLUMN_COUNT or "count" in table.columns):
+        return None
+    return replace(_COUNT, alias=only.alias or "count")
 
 
 def _checked(table: Table, column: Column) -> Column:

@@ -58,11 +58,12 @@ class Select:
 
     def rows(self, root: Node, source: Fragment | None = None) -> Fragment:
         """The rows of the root's table, or of ``source``, in the order of the plan; without its limit and offset."""
-        return self._select(root, sql("{} AS {}", source or root.table.sql, root.alias), [])
+        table = sql("{} AS {}", source or root.table.sql, root.alias)
+        return self._counted(root, table, []) if root.counted else self._select(root, table, [])
 
     def some(self, root: Node, limit: int, offset: int, source: Fragment | None = None) -> Fragment:
         """The same, at most ``limit`` of them."""
-        if source is None and root.limit is not None:
+        if source is None and root.limit is not None and not root.counted:
             return self._newest(root, sql("{} AS {}", root.table.sql, root.alias), [], (), limit, offset)
         return self._limited(self.rows(root, source), limit, offset)
 
@@ -162,6 +163,10 @@ class Select:
     def _child_rows(self, parent: Node, child: Child, extra: tuple[Fragment, ...] = ()) -> Fragment:
         source, condition = _related(parent, child)
         node = child.node
+        if node.counted:
+            return sql(
+                "{}{}", self._counted(node, source, [condition]), sql(" HAVING count(*) > 0" if child.inner else "")
+            )
         if node.limit is not None:
             limit = min(node.limit, self.most_embedded)
             return self._newest(node, source, [condition], extra, limit, node.offset)
@@ -169,6 +174,12 @@ class Select:
         if child.way.to_one and not node.offset:
             return rows
         return self._limited(rows, self.most_embedded, node.offset)
+
+    def _counted(self, node: Node, source: Fragment, conditions: list[Fragment]) -> Fragment:
+        """One row: how many there are."""
+        return sql(
+            "SELECT count(*) AS {} FROM ({}) AS c", name(node.counted or ""), self._matching(node, source, conditions)
+        )
 
     def _limited(self, rows: Fragment, limit: int, offset: int) -> Fragment:
         bind = self.parameters.bind
@@ -249,6 +260,8 @@ def output_name(column: Column) -> str:
 
 def _output_names(node: Node) -> list[str]:
     """Of a node's rows, in order."""
+    if node.counted:
+        return [node.counted]
     names: list[str] = []
     for item in node.items:
         if isinstance(item, Child):

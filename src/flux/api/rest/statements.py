@@ -16,6 +16,8 @@ from flux.api.rest.sqltext import Fragment, Parameters, Value, joined, sql
 
 _EMBEDDED = 30
 """Rows of an embedded resource, as an estimate."""
+_COUNT = 20
+"""Bytes of a number of rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,8 @@ def _csv(text: str) -> str:
 
 def _width(node: Node) -> int:
     """A name and a value for each column; of what is embedded, as many rows as may be expected."""
+    if node.counted:
+        return _COUNT
     width = 0
     for item in node.items:
         if isinstance(item, Child):
