@@ -44,10 +44,10 @@ def test_a_body_goes_whole_to_a_function_of_one_unnamed_argument() -> None:
     ("name", "given", "status", "code", "hint"),
     [
         ("add", ["a"], 300, "PGRST203", "Try renaming"),
-        ("add", ["b"], 404, "PGRST202", "flux_api.add(a, b) or flux_api.add(a)"),
-        ("bucket", [], 404, "PGRST202", "flux_api.buckets"),
+        ("add", ["b"], 404, "PGRST202", "flux.add(a, b) or flux.add(a)"),
+        ("bucket", [], 404, "PGRST202", "flux.buckets"),
         ("nothing_like_it", [], 404, "PGRST202", None),
-        ("buckets", ["ids", "more"], 404, "PGRST202", "flux_api.buckets(start_time, ids)"),
+        ("buckets", ["ids", "more"], 404, "PGRST202", "flux.buckets(start_time, ids)"),
     ],
 )
 def test_a_call_that_means_none_or_several(

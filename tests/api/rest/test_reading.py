@@ -215,7 +215,7 @@ async def test_csv_is_read_by_a_reader_of_csv(rest: Rest, plain: Connection[Any]
 @pytest.mark.parametrize(
     ("path", "status", "code", "message"),
     [
-        ("none", 404, "PGRST205", "Could not find the table 'flux_api.none' in the schema cache"),
+        ("none", 404, "PGRST205", "Could not find the table 'flux.none' in the schema cache"),
         ("sites/x", 404, "PGRST125", "Invalid path specified in request URL"),
         ("sites?select=nam", 400, "42703", "column sites.nam does not exist"),
         ("sites?nam=eq.1", 400, "42703", "column sites.nam does not exist"),
@@ -259,7 +259,7 @@ async def test_errors_as_postgrest_gives_them(rest: Rest, path: str, status: int
 @pytest.mark.parametrize(
     ("path", "hint"),
     [
-        ("mg_device_registri", "Perhaps you meant the table 'flux_api.mg_device_registry'"),
+        ("mg_device_registri", "Perhaps you meant the table 'flux.mg_device_registry'"),
         ("sites?select=nme", 'Perhaps you meant to reference the column "sites.name".'),
         (
             "sites?select=mg_device_registri(name)",

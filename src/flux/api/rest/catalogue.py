@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from flux.api.identity import Role
 from flux.api.rest.errors import ApiError
-from flux.api.rest.functions import SCHEMA, Function
+from flux.api.rest.functions import PROFILE, SCHEMA, Function
 from flux.api.rest.sqltext import Fragment, qualified
 
 
@@ -156,8 +156,8 @@ class Catalogue:
             raise ApiError(
                 404,
                 "PGRST205",
-                f"Could not find the table '{SCHEMA}.{name}' in the schema cache",
-                hint=f"Perhaps you meant the table '{SCHEMA}.{close[0]}'" if close else None,
+                f"Could not find the table '{PROFILE}.{name}' in the schema cache",
+                hint=f"Perhaps you meant the table '{PROFILE}.{close[0]}'" if close else None,
             )
         return found
 
@@ -188,7 +188,7 @@ class Catalogue:
             "PGRST200",
             f"Could not find a relationship between '{origin}' and '{target}' in the schema cache",
             f"Searched for a foreign key relationship between '{origin}' and '{target}'{using} in the schema"
-            f" '{SCHEMA}', but no matches were found.",
+            f" '{PROFILE}', but no matches were found.",
             f"Perhaps you meant '{close[0]}' instead of '{target}'." if close else None,
         )
 

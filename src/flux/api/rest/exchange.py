@@ -6,10 +6,11 @@ from typing import Any
 
 from flux.api.identity import Identity
 from flux.api.rest.errors import ApiError
+from flux.api.rest.functions import PROFILE
 from flux.api.rest.prefer import Preferences
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
-PROFILES = ("flux", "public")
+PROFILES = (PROFILE, "public")
 """Names of the one schema there is: its own, and the one that Supabase's clients send unless told otherwise."""
 
 
@@ -66,7 +67,7 @@ def check_profile(request: Request) -> tuple[tuple[str, str], ...]:
     if profile is None:
         return ()
     if profile not in PROFILES:
-        hint = f"Only the following schemas are exposed: {PROFILES[0]}"
+        hint = f"Only the following schemas are exposed: {PROFILE}"
         raise ApiError(406, "PGRST106", f"Invalid schema: {profile[:100]}", hint=hint)
     return (("Content-Profile", profile),)
 

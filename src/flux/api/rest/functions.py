@@ -10,6 +10,8 @@ from psycopg import AsyncConnection
 from flux.api.rest.errors import ApiError
 
 SCHEMA = "flux_api"
+PROFILE = "flux"
+"""What clients call it."""
 _LIKENESS = 0.6
 
 
@@ -117,7 +119,7 @@ def find_function(functions: Iterable[Function], name: str, given: Sequence[str]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        calls = ", ".join(f"{SCHEMA}.{name}({_signature(function)})" for function in fitting)
+        calls = ", ".join(f"{PROFILE}.{name}({_signature(function)})" for function in fitting)
         raise ApiError(
             300,
             "PGRST203",
@@ -134,21 +136,21 @@ def _signature(function: Function) -> str:
 def _not_found(
     everything: Sequence[Function], named: Sequence[Function], name: str, given: Sequence[str], *, body: bool
 ) -> ApiError:
-    call = f"{SCHEMA}.{name}" + (f"({', '.join(sorted(given))})" if given else "")
+    call = f"{PROFILE}.{name}" + (f"({', '.join(sorted(given))})" if given else "")
     wanted = f"with parameter{'s' * (len(given) > 1)} {', '.join(sorted(given))}" if given else "without parameters"
     unnamed = " or with a single unnamed json/jsonb parameter" if body else ""
     hint: str | None
     if named:
         hint = "Perhaps you meant to call the function " + " or ".join(
-            f"{SCHEMA}.{name}({', '.join(a.name for a in function.arguments)})" for function in named
+            f"{PROFILE}.{name}({', '.join(a.name for a in function.arguments)})" for function in named
         )
     else:
         close = get_close_matches(name, sorted({function.name for function in everything}), n=1, cutoff=_LIKENESS)
-        hint = f"Perhaps you meant to call the function {SCHEMA}.{close[0]}" if close else None
+        hint = f"Perhaps you meant to call the function {PROFILE}.{close[0]}" if close else None
     return ApiError(
         404,
         "PGRST202",
         f"Could not find the function {call} in the schema cache",
-        f"Searched for the function {SCHEMA}.{name} {wanted}{unnamed}, but no matches were found in the schema cache.",
+        f"Searched for the function {PROFILE}.{name} {wanted}{unnamed}, but no matches were found in the schema cache.",
         hint,
     )
