@@ -10,7 +10,7 @@ import structlog
 
 from flux.api.identity import identity_of
 from flux.api.rest.errors import ApiError
-from flux.api.rest.exchange import Receive, Reply, Request
+from flux.api.rest.exchange import Receive, Reply, Request, while_there
 from flux.api.rest.execute import Pool
 from flux.api.rest.prefer import parse_prefer
 from flux.api.rest.reading import allowed, read_table
@@ -53,6 +53,11 @@ class RestApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"a connection of type {scope['type']} came to /rest/v1")
+        answering = self._answer(scope, receive, send)
+        # (a write is not given up: who sent it would not know whether it was done)
+        await (while_there(receive, answering) if scope["method"] in {"GET", "HEAD"} else answering)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             reply = await self._reply(scope, receive)
         except ApiError as error:

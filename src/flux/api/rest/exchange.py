@@ -1,5 +1,6 @@
 """A request of ``/rest/v1`` as its handlers see it, and what they answer."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,34 @@ class Reply:
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes | AsyncGenerator[bytes, None] = b""
+
+
+async def while_there(receive: Receive, answering: Awaitable[None]) -> None:
+    """Run ``answering`` until the client is gone: nobody reads the rest, and the database need not make it."""
+    answerer = asyncio.current_task()
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if answerer is not None:
+            gone = True
+            answerer.cancel()
+
+    watching = asyncio.create_task(watch())
+    watching.add_done_callback(
+        lambda task: task.cancelled() or task.exception()
+    )  # a body that is refused says so itself
+    try:
+        await answering
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+    finally:
+        watching.cancel()
+        if gone and answerer is not None:
+            answerer.uncancel()
 
 
 def check_profile(request: Request) -> tuple[tuple[str, str], ...]:

@@ -1,5 +1,6 @@
 """Statements as a caller: one round trip where one will do, and the bytes that PostgreSQL made as they came."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -33,6 +34,9 @@ async def connection_for(pool: Pool, identity: Identity) -> AsyncIterator[AsyncC
                 if not conn.closed and conn.info.transaction_status is not TransactionStatus.IDLE:
                     await _roll_back(conn)
                 raise refused from error
+            except asyncio.CancelledError:
+                await conn.close()  # given up amid a statement, which psycopg has cancelled: what it left is not sure
+                raise
     except PoolTimeout:
         raise ApiError(504, "PGRST003", "Timed out acquiring connection from connection pool.") from None
 
