@@ -162,18 +162,26 @@ def read_condition(written: Written, values: Sequence[Any]) -> Condition:
 
 
 def _pattern(like: str, *, ignore_case: bool) -> re.Pattern[str]:
-    """``%`` any text, ``_`` any character, a backslash takes the next one as it is. InputError: it ends in one."""
-    parts, escaped = [], False
+    """``%`` any text, ``_`` any character, a backslash takes the next one as it is. InputError: it ends in one.
+
+    What stands between two ``%`` is looked for once, at its first place (an atomic group): another place further on
+    would leave less for the rest. A pattern that tried them all could hold up everybody for hours.
+    """
+    parts, escaped = [""], False
     for char in like:
         if escaped or char not in "%_\\":
-            parts.append(re.escape(char))
+            parts[-1] += re.escape(char)
             escaped = False
         elif char == "\\":
             escaped = True
+        elif char == "%":
+            parts.append("")
         else:
-            parts.append(".*" if char == "%" else ".")
+            parts[-1] += "."
     if escaped:
         raise InputError("a pattern of like must not end with a backslash")
-    # (runs of % are one: a pattern of many would try every way to share a text among them)
-    text = re.sub(r"(\.\*)+", ".*", "".join(parts))
+    first, *between = parts
+    text = first
+    if between:
+        text += "".join(f"(?>.*?{part})" for part in between[:-1] if part) + f".*{between[-1]}"
     return re.compile(text, re.DOTALL | (re.IGNORECASE if ignore_case else 0))
