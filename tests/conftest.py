@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import certifi
 import psycopg
 import pytest
 import structlog
@@ -47,6 +48,20 @@ def _logging_as_it_was() -> Iterator[None]:
     """A test that runs a command configures logging to streams that are gone after it."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """httpx reads every authority there is for each new client, also for plain HTTP, which takes 27 ms of CPU.
+
+    No test asks anything that is not on this machine, and those that use TLS name the certificate themselves.
+    """
+    first, end, _ = certifi.contents().partition("-----END CERTIFICATE-----")
+    file = tmp_path_factory.mktemp("authorities") / "one.pem"
+    file.write_text(f"{first}{end}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(file))
+        yield
 
 
 @pytest.fixture(scope="session")
