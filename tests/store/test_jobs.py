@@ -14,6 +14,7 @@ from flux.registry import NewDevice, add_device
 from flux.store import ownership
 from flux.store.db import connect
 from flux.store.jobs import HELD_FOR, cancel_job, create_job, finish_job, get_job, list_jobs, take_job
+from flux.store.lifecycle import run_retention, set_retention
 
 BESS = "WLCE-BESS-01"
 
@@ -205,3 +206,14 @@ async def test_a_new_job_is_announced_to_its_site(db: AsyncConnection[Any], site
     await order(db)
     heard = [one.payload async for one in db.notifies(timeout=5, stop_after=1)]
     assert heard == ["WLCE"]
+
+
+async def test_jobs_are_kept_for_90_days(db: AsyncConnection[Any], site: str) -> None:
+    old, young = await order(db), await order(db)
+    for job, days in ((old, 91), (young, 89)):
+        await age(db, job, "created_at", timedelta(days=days))
+    assert (await run_retention(db)).rows == 1
+    assert [job.id for job in await list_jobs(db)] == [young.id]
+    await set_retention(db, "edge_jobs", "30 days")
+    await run_retention(db)
+    assert await list_jobs(db) == []

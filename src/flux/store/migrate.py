@@ -298,7 +298,8 @@ def _views_are_current(connection: psycopg.Connection[Any]) -> bool:
     ((current,),) = connection.execute(
         """SELECT NOT EXISTS (SELECT FROM unnest(%s::text[]) n(name) WHERE to_regclass('flux_api.' || n.name) IS NULL)
            AND NOT EXISTS (
-               SELECT FROM pg_class v JOIN pg_class t ON t.relname = v.relname AND t.relnamespace = 'flux'::regnamespace
+               SELECT FROM pg_class v
+               JOIN pg_class t ON t.relname = v.relname AND t.relnamespace = to_regnamespace('flux')
                CROSS JOIN LATERAL (
                    SELECT array_agg(a.attname) FILTER (WHERE a.attrelid = v.oid) AS of_view,
                           array_agg(a.attname) FILTER (WHERE a.attrelid = t.oid) AS of_table
