@@ -4,19 +4,22 @@ import json
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection, sql
-from tests.support import NOON, fetch
+from tests.support import NOON, add_device, fetch
 
 from flux.api.realtime.cursor import Cursor, includes, parse_cursor
 from flux.api.realtime.filters import Filter, parse_filter, read_condition
 from flux.api.realtime.join import read_join
-from flux.api.realtime.log import Entry, Operation, Page, changes_of
+from flux.api.realtime.log import Change, Entry, Operation, Page, changes_of
 from flux.api.realtime.protocol import Address, Version, decode
+from flux.api.realtime.reach import reach_of
 from flux.errors import InputError
+from flux.store.db import open_pool
 
 TEXT = st.text(max_size=20)
 OPERATIONS: st.SearchStrategy[Operation] = st.sampled_from(["INSERT", "UPDATE", "DELETE"])
@@ -230,3 +233,41 @@ def test_a_page_that_is_told_in_two_parts_is_told_once(table: tuple[str, bool], 
     assert len(first) + len(second) == len(whole)
     if rewritten:
         assert len({change.key for change in whole}) == len(whole)
+
+
+async def test_who_is_asked_for_a_change(db: AsyncConnection[Any], gateway_dsn: str) -> None:
+    """Nobody whose sites it cannot be of; a device that moved is of both, what belongs to all is for all."""
+    ours, theirs = await add_device(db, "ours"), await add_device(db, "theirs", site="HMCE")
+
+    def change(entry: int, table: str, op: Operation, device: UUID | None = None, site: str | None = None) -> Change:
+        return Change(entry, 1, NOON, table, op, device, NOON, "1", site)
+
+    changes = [
+        change(1, "mg_meter_readings", "INSERT", ours),
+        change(2, "mg_meter_readings", "INSERT", theirs),
+        change(3, "device_group_members", "DELETE", uuid4()),
+        change(4, "mg_device_registry", "UPDATE", theirs, "WLCE"),
+        change(5, "alerts", "INSERT", site="WLCE"),
+        change(6, "alerts", "UPDATE", site="WLCE"),
+        change(7, "alerts", "INSERT", site=None),
+        change(8, "market_data", "INSERT", site="WLCE"),
+        change(9, "device_templates", "INSERT"),
+    ]
+    spans = [
+        Entry(10, 1, NOON, "mg_meter_readings", "INSERT", [ours, theirs], [NOON, NOON], None, None, True),
+        Entry(11, 1, NOON, "mg_meter_readings", "DELETE", None, None, None, None, True),
+        Entry(12, 1, NOON, "mg_meter_readings", "INSERT", [ours], [NOON], None, None, True),
+    ]
+    async with open_pool(gateway_dsn, application_name="test", max_size=1, timeout_s=3) as pool:
+        reach = await reach_of(pool, changes, spans)
+    for_all = {6, 7, 8, 9, 11}
+    for sites, expected in (
+        (None, set(range(1, 13))),
+        ({"WLCE"}, {1, 4, 5, 10, 12} | for_all),
+        ({"HMCE"}, {2, 4, 10} | for_all),
+        ({"WLCE", "HMCE"}, {1, 2, 4, 5, 10, 12} | for_all),
+        ({"OTHER"}, for_all),
+        (set(), for_all),
+    ):
+        part = reach.of(None if sites is None else frozenset(sites))
+        assert sorted([*(c.entry for c in part.changes), *(e.id for e in part.spans)]) == sorted(expected), sites

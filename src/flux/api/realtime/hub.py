@@ -17,6 +17,7 @@ from flux.api.realtime.catalogue import Table
 from flux.api.realtime.cursor import Cursor, CursorTooOldError, includes
 from flux.api.realtime.groups import Binding, Group, GroupKey, Listener, group_identity, group_key
 from flux.api.realtime.log import ChangeLog, Page, Pool, changes_of, spans_of
+from flux.api.realtime.reach import Part, reach_of
 from flux.api.realtime.rows import Resync, Row, fetch
 from flux.errors import UnavailableError
 from flux.store.db import connect
@@ -163,9 +164,13 @@ class Hub:
         """Page by page; the position is that of the last page that was told, should the next one fail."""
         after = begin
         async for page in self.log.pages(begin):
+            reach = await reach_of(self._pool, changes_of(page, after), spans_of(page, after))
             groups = list(self._groups.values())
             limit = asyncio.Semaphore(_FETCHES)
-            fetched = await asyncio.gather(*(self._fetch(group, page, after, limit) for group in groups))
+            parts = [reach.of(group.identity.sites) for group in groups]
+            fetched = await asyncio.gather(
+                *(self._fetch(group, part, limit) for group, part in zip(groups, parts, strict=True))
+            )
             # (from here on nothing fails: what was told in part could not be told again)
             for group, rows in zip(groups, fetched, strict=True):
                 for number, told in enumerate(rows, start=1):
@@ -174,11 +179,10 @@ class Hub:
                         await asyncio.sleep(0)
             self._position = after = page.end
 
-    async def _fetch(self, group: Group, page: Page, after: Cursor, limit: asyncio.Semaphore) -> list[Row | Resync]:
-        changes, spans = changes_of(page, after), spans_of(page, after)
+    async def _fetch(self, group: Group, part: Part, limit: asyncio.Semaphore) -> list[Row | Resync]:
         async with limit:
             try:
-                return await fetch(self._pool, group.identity, group.wanted(), changes, spans)
+                return await fetch(self._pool, group.identity, group.wanted(), part.changes, part.spans)
             except Exception as error:
                 if isinstance(error, psycopg.OperationalError) and not isinstance(error, psycopg.errors.QueryCanceled):
                     raise
