@@ -3,6 +3,8 @@
 import json
 import re
 
+from tests.api.rest.kit import Rest, identity
+
 from flux.api.identity import Role
 from flux.api.rest.catalogue import ColumnInfo, ForeignKey, Table, Verb
 from flux.api.rest.functions import Argument, Function
@@ -33,20 +35,20 @@ HOURS = Function(
 
 
 def test_it_says_what_the_callers_role_may_do_and_no_more() -> None:
-    reader = describe([SITES, ALERTS], [HOURS], Role.AUTHENTICATED, host=None)
+    reader = describe([SITES, ALERTS], [HOURS], Role.AUTHENTICATED)
     assert {path: set(verbs) for path, verbs in reader["paths"].items()} == {"/": {"get"}, "/sites": {"get"}}
-    operator = describe([SITES, ALERTS], [HOURS], Role.OPERATOR, host="localhost:8080")
+    operator = describe([SITES, ALERTS], [HOURS], Role.OPERATOR)
     assert {path: set(verbs) for path, verbs in operator["paths"].items()} == {
         "/": {"get"},
         "/sites": {"get", "post", "patch", "put", "delete"},
         "/alerts": {"get"},
         "/rpc/hours": {"get", "post"},
     }
-    assert (operator["host"], operator["basePath"], "host" in reader) == ("localhost:8080", "/rest/v1", False)
+    assert (operator["basePath"], "host" in reader) == ("/rest/v1", False)
 
 
 def test_columns_have_types_comments_and_keys() -> None:
-    definitions = describe([SITES, ALERTS], [], Role.OPERATOR, host=None)["definitions"]
+    definitions = describe([SITES, ALERTS], [], Role.OPERATOR)["definitions"]
     site = definitions["sites"]["properties"]["site"]
     assert (site["type"], site["format"]) == ("string", "text")
     assert site["description"] == "Short code, e.g. WLCE.\n\nNote:\nThis is a Primary Key.<pk/>"
@@ -60,9 +62,18 @@ def test_columns_have_types_comments_and_keys() -> None:
 
 
 def test_everything_that_it_refers_to_is_there() -> None:
-    description = describe([SITES, ALERTS], [HOURS], Role.OPERATOR, host="localhost")
+    description = describe([SITES, ALERTS], [HOURS], Role.OPERATOR)
     references = set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(description)))
     assert len(references) > 10
     for reference in references:
         section, _, name = reference.partition("/")
         assert name in description[section]
+
+
+async def test_the_description_is_made_once_for_each_role_and_names_the_host_it_was_asked_by(rest: Rest) -> None:
+    first, second = await rest.get("", host="one"), await rest.get("", host='two"')
+    assert (first.json()["host"], second.json()["host"]) == ("one", 'two"')
+    assert {**first.json(), "host": None} == {**second.json(), "host": None}
+    reader = (await rest.get("", identity(Role.AUTHENTICATED))).json()
+    assert "post" not in reader["paths"]["/sites"]
+    assert "post" in first.json()["paths"]["/sites"]

@@ -38,8 +38,8 @@ _ERRORS = {
 }
 
 
-def describe(tables: Iterable[Table], functions: Iterable[Function], role: Role, *, host: str | None) -> dict[str, Any]:
-    """The whole description. ``host``: name and port as the client called them."""
+def describe(tables: Iterable[Table], functions: Iterable[Function], role: Role) -> dict[str, Any]:
+    """The whole description, but for the host: that is as the client called it."""
     seen = [table for table in tables if table.rights.get(role)]
     called = [function for function in functions if role.database_role in function.roles]
     paths: dict[str, Any] = {"/": {"get": _root()}}
@@ -53,7 +53,6 @@ def describe(tables: Iterable[Table], functions: Iterable[Function], role: Role,
             "energy in kWh, prices in £/MWh.",
             "version": flux.__version__,
         },
-        **({"host": host} if host else {}),
         "basePath": BASE_PATH,
         "consumes": _BODIES,
         "produces": _ANSWERS,

@@ -48,12 +48,20 @@ class Room:
         self._clock = clock
         self._catalogue: Catalogue | None = None
         self._loaded_at = 0.0
+        self._descriptions: dict[Role, tuple[Catalogue, bytes]] = {}
         self._loading = asyncio.Lock()
         self._streams = asyncio.Semaphore(limits.streams)
 
     async def catalogue(self) -> Catalogue:
         """What the database has, as of when it was last read."""
         return self._catalogue or await self._load(None)
+
+    def description(self, catalogue: Catalogue, role: Role, describe: Callable[[], bytes]) -> bytes:
+        """What ``describe`` made for this role and this catalogue: half a megabyte, made once."""
+        known = self._descriptions.get(role)
+        if known is None or known[0] is not catalogue:
+            known = self._descriptions[role] = (catalogue, describe())
+        return known[1]
 
     async def refreshed(self) -> bool:
         """Read it again, unless that was just now; whether anything is different."""

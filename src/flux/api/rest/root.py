@@ -17,8 +17,14 @@ async def describe_root(room: Room, request: Request) -> Reply:
     if not _TAKEN & {part.partition(";")[0].strip().lower() for part in accept.split(",")}:
         raise ApiError(406, "PGRST107", f"None of these media types are available: {accept[:1000]}")
     catalogue = await room.catalogue()
-    tables = catalogue.tables.values()
-    host = request.headers.get("host")
-    described = describe(tables, catalogue.functions, request.identity.role, host=host)
+    role = request.identity.role
+
+    def made() -> bytes:
+        described = describe(catalogue.tables.values(), catalogue.functions, role)
+        return json.dumps(described, ensure_ascii=False).encode()
+
+    body = room.description(catalogue, role, made)
+    if host := request.headers.get("host"):
+        body = b'{"host": ' + json.dumps(host).encode() + b", " + body.removeprefix(b"{")
     headers = (("Content-Type", f"{MEDIA_TYPE}; charset=utf-8"), *profile)
-    return Reply(200, headers, json.dumps(described, ensure_ascii=False).encode())
+    return Reply(200, headers, body)
