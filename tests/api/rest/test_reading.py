@@ -330,6 +330,28 @@ async def test_profiles(rest: Rest, profile: str | None) -> None:
     assert (refused.status_code, refused.json()["code"]) == (406, "PGRST106")
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "mg_meter_readings?select=time&order=time.desc&time=eq.2026-01-15T13:00:00&limit=1",
+        "rpc/market_as_of?types={2}&start_time=2026-01-15T13:00:00&end_time=2026-01-15T13:00:01&select=time&limit=1",
+        "rpc/settlement_date?at=2026-01-15T13:00:00",
+    ],
+)
+async def test_times_in_the_zone_that_is_preferred(rest: Rest, path: str) -> None:
+    answer = await rest.get(path, prefer="timezone=Europe/Berlin")
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["preference-applied"] == "timezone=Europe/Berlin"
+    if isinstance(answer.json(), list):
+        assert answer.json() == [{"time": "2026-01-15T13:00:00+01:00"}]
+    assert "+01:00" not in (await rest.get("mg_meter_readings?select=time&limit=1")).text  # for that request alone
+
+
+async def test_a_time_whose_plus_became_a_blank(rest: Rest) -> None:
+    refused = (await rest.get("mg_meter_readings?time=gt.2026-01-15T11:00:00+01:00")).json()
+    assert (refused["code"], "%2B" in refused["hint"]) == ("22007", True)
+
+
 async def test_preferences_that_nobody_knows(rest: Rest) -> None:
     assert (await rest.get("sites", prefer="count=exactly")).status_code == 200
     refused = await rest.get("sites", prefer="handling=strict, count=exactly")

@@ -1,6 +1,7 @@
 """Errors of ``/rest/v1`` in the shape that PostgREST gives them, and the HTTP status that goes with each."""
 
 import json
+import re
 from typing import Any
 
 import psycopg
@@ -27,6 +28,8 @@ _STATUS_OF_STATE = {
 _STATUS_OF_CLASS = {"08": 503, "0L": 403, "0P": 403, "28": 401, "40": 503, "53": 503, "55": 503, "57": 503, "58": 503}
 """By the first two characters; every other error is the request's (400), but what follows is our bug (500)."""
 _OURS = {"XX", "F0", "HV", "2D", "3B"}
+_LOST_PLUS = re.compile(r'[0-9] [0-9]{2}(:?[0-9]{2})?"\Z')
+"""The end of a time whose offset has lost its sign."""
 _HIDDEN = {"08", "53", "57", "58", "XX", "F0", "HV", "28"}
 """Their messages name hosts, users and files: those are for the log."""
 
@@ -73,11 +76,8 @@ def from_database(error: psycopg.Error, role: Role) -> ApiError:
     if state[:2] in _HIDDEN and state != "28000":
         return ApiError(status, state, "the database could not do it; try again", headers=headers)
     diagnosis = error.diag
-    return ApiError(
-        status,
-        state,
-        diagnosis.message_primary or "the database refused it",
-        diagnosis.message_detail,
-        diagnosis.message_hint,
-        headers,
-    )
+    message = diagnosis.message_primary or "the database refused it"
+    hint = diagnosis.message_hint
+    if state == "22007" and _LOST_PLUS.search(message):
+        hint = "a + in a URL is a blank: write it as %2B, or the time in UTC with a Z"
+    return ApiError(status, state, message, diagnosis.message_detail, hint, headers)

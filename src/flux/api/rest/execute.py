@@ -18,6 +18,8 @@ from flux.api.rest.errors import ApiError, from_database
 from flux.api.rest.statements import Statement
 from flux.api.sharing import connection_of
 
+SET_TIMEZONE = b"SELECT set_config('TimeZone', %s, true)"
+"""For the transaction: times are written in this zone, and those without one are read in it."""
 Pool = AsyncConnectionPool[AsyncConnection[Any]]
 Row = tuple[bytes | None, ...]
 
@@ -51,23 +53,29 @@ async def _roll_back(conn: AsyncConnection[Any]) -> None:
     await conn.execute(f"ROLLBACK -- {uuid4()}".encode(), prepare=False)
 
 
-async def read_rows(pool: Pool, identity: Identity, statements: Sequence[Statement], timeout_ms: int) -> list[Row]:
+async def read_rows(
+    pool: Pool, identity: Identity, statements: Sequence[Statement], timeout_ms: int, timezone: str | None = None
+) -> list[Row]:
     """The first row of each statement, in one transaction that only reads and one round trip."""
     try:
-        return await _read_rows(pool, identity, statements, timeout_ms)
+        return await _read_rows(pool, identity, statements, timeout_ms, timezone)
     except ApiError as error:
         if error.code != "PGRST001":
             raise
     # the connection was dead, which nobody had noticed: nothing is read twice by asking another
-    return await _read_rows(pool, identity, statements, timeout_ms)
+    return await _read_rows(pool, identity, statements, timeout_ms, timezone)
 
 
-async def _read_rows(pool: Pool, identity: Identity, statements: Sequence[Statement], timeout_ms: int) -> list[Row]:
+async def _read_rows(
+    pool: Pool, identity: Identity, statements: Sequence[Statement], timeout_ms: int, timezone: str | None
+) -> list[Row]:
     async with connection_for(pool, identity) as conn:
         cursors = []
         async with conn.pipeline():
             await conn.execute(b"BEGIN")
             await conn.execute(BEGIN_READING, begin_parameters(identity, timeout_ms=timeout_ms))
+            if timezone is not None:
+                await conn.execute(SET_TIMEZONE, (timezone,))
             for statement in statements:
                 cursor = AsyncRawCursor(conn)
                 await cursor.execute(statement.text, statement.values)
@@ -89,12 +97,16 @@ def _result(cursor: AsyncRawCursor[Any]) -> PGresult:
 
 
 @asynccontextmanager
-async def reading_for(pool: Pool, identity: Identity, timeout_ms: int) -> AsyncIterator[AsyncConnection[Any]]:
+async def reading_for(
+    pool: Pool, identity: Identity, timeout_ms: int, timezone: str | None = None
+) -> AsyncIterator[AsyncConnection[Any]]:
     """A transaction that only reads."""
     async with connection_for(pool, identity) as conn:
         async with conn.pipeline():
             await conn.execute(b"BEGIN")
             await conn.execute(BEGIN_READING, begin_parameters(identity, timeout_ms=timeout_ms))
+            if timezone is not None:
+                await conn.execute(SET_TIMEZONE, (timezone,))
         yield conn
         await conn.execute(b"COMMIT")
 

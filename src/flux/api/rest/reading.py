@@ -59,7 +59,8 @@ async def answer(room: Room, request: Request, reading: Reading, media: Media, s
     statements = [reading.page(form, at_once, span.offset, count, room.limits.rows)]
     if count in {Count.PLANNED, Count.ESTIMATED}:
         statements.append(reading.planned())
-    page, *planned = await read_rows(room.pool, request.identity, statements, room.limits.statement_ms)
+    zone = request.prefer.timezone
+    page, *planned = await read_rows(room.pool, request.identity, statements, room.limits.statement_ms, zone)
     rows = _number(page[0]) or 0
     total = _total(_number(page[2]), planned, room.limits.rows, count)
     if media.single and rows != 1:
@@ -80,7 +81,7 @@ def counted_as(request: Request) -> Count | None:
 
 def _headers(request: Request, media: Media, span: Window, rows: int, total: int | None) -> tuple[tuple[str, str], ...]:
     headers = [("Content-Type", media.content_type), ("Content-Range", span.content_range(rows, total))]
-    unused = {"resolution", "missing", "returning", "tx", "max_affected", "timezone"}
+    unused = {"resolution", "missing", "returning", "tx", "max_affected"}
     applied = request.prefer.applied(without=unused)
     return (*headers, ("Preference-Applied", applied)) if applied else tuple(headers)
 
@@ -108,7 +109,9 @@ async def _streamed(
     """All of it is run and counted first, for the headers; then it goes out as the client takes it."""
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(room.streams())
-        conn = await stack.enter_async_context(reading_for(room.pool, request.identity, room.limits.statement_ms))
+        zone = request.prefer.timezone
+        reads = reading_for(room.pool, request.identity, room.limits.statement_ms, zone)
+        conn = await stack.enter_async_context(reads)
         found = await open_cursor(conn, reading.lines(media, most + 1, span.offset))
         rows = min(found, most)
         cut = found > most and (span.limit is None or span.limit > most)

@@ -13,7 +13,7 @@ from flux.api.rest.calls import arguments_of_query, call
 from flux.api.rest.catalogue import Catalogue, ColumnInfo, Table
 from flux.api.rest.errors import ApiError
 from flux.api.rest.exchange import Reply, Request, check_preferences, check_profile
-from flux.api.rest.execute import Row, connection_for, first_row, read_rows
+from flux.api.rest.execute import SET_TIMEZONE, Row, connection_for, first_row, read_rows
 from flux.api.rest.functions import Function, find_function
 from flux.api.rest.grammar import parse_query
 from flux.api.rest.media import Media, negotiate
@@ -142,12 +142,15 @@ def _most(of: _Call) -> int:
 
 async def _run(of: _Call, statement: Statement) -> Row:
     limits, identity = of.room.limits, of.request.identity
+    timezone = of.request.prefer.timezone
     if of.function.reads_only or of.request.method != "POST":
-        (row,) = await read_rows(of.room.pool, identity, [statement], limits.statement_ms)
+        (row,) = await read_rows(of.room.pool, identity, [statement], limits.statement_ms, timezone)
         return row
     rolled_back = of.request.prefer.tx is Tx.ROLLBACK
     async with connection_for(of.room.pool, identity) as conn, conn.transaction(force_rollback=rolled_back):
         await conn.execute(BEGIN_REQUEST, begin_parameters(identity, timeout_ms=limits.statement_ms))
+        if timezone is not None:
+            await conn.execute(SET_TIMEZONE, (timezone,))
         row = await first_row(conn, statement)
         _judge(of, int(row[0] or b"0"))
         return row

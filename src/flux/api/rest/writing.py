@@ -17,7 +17,7 @@ from flux.api.identity import Identity
 from flux.api.rest.bodies import read_rows
 from flux.api.rest.errors import ApiError
 from flux.api.rest.exchange import Reply, Request, check_preferences, check_profile
-from flux.api.rest.execute import connection_for
+from flux.api.rest.execute import SET_TIMEZONE, connection_for
 from flux.api.rest.grammar import parse_query
 from flux.api.rest.media import Media, negotiate
 from flux.api.rest.prefer import Resolution, Return, Tx
@@ -29,7 +29,6 @@ from flux.api.rest.write_sql import SERIES, Series, body_rows
 from flux.api.rest.wrong_value import NOT_READ, find_wrong_value
 
 _TRIES = 3
-_SET_TIMEZONE = b"SELECT set_config('TimeZone', %s, true)"
 _GAVE_WAY = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
 
@@ -101,7 +100,7 @@ async def _once(conn: AsyncConnection[Any], run: _Run) -> Outcome:
         await conn.execute(b"BEGIN")
         await conn.execute(BEGIN_REQUEST, begin_parameters(run.identity, timeout_ms=run.room.limits.statement_ms))
         if prefer.timezone is not None:
-            await conn.execute(_SET_TIMEZONE, (prefer.timezone,))
+            await conn.execute(SET_TIMEZONE, (prefer.timezone,))
         cursor = AsyncRawCursor(conn)
         await cursor.execute(run.plan.statement.text, run.plan.statement.values)
         if not decides:
