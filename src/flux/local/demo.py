@@ -7,6 +7,7 @@ pieces: after each, the simulated site's state is saved, so that a demo that was
 import asyncio
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -218,7 +219,7 @@ async def _demo(
     options = replace(options, before=(ChildSpec("sim", simulator, {}),))
     market = asyncio.create_task(run_jobs([market_job(SITE, utc_now)], database.dsn), name="the demo's market")
     try:
-        await run_children(options, database, console, _heading(options))
+        await run_children(options, database, console, lambda: _heading(options))
     finally:
         await stopped(market)
 
@@ -243,7 +244,7 @@ def _heading(options: UpOptions) -> str:
     """Lines that can be pasted as they are; those that begin with $ are run by the smoke test."""
     flux = _command()
     grid = f"{SITE}-GRID-METER"
-    key = key_file(options.settings, "service")
+    key = shlex.quote(str(key_file(options.settings, "service")))
     return f"""
 Flux is live: {options.url}/docs
 

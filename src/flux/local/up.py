@@ -7,8 +7,9 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import shlex
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ import httpx
 import structlog
 from rich.console import Console
 
-from flux.api.keys import make_first_keys, told
+from flux.api.keys import key_file, make_first_keys, told
 from flux.config import Settings
 from flux.edge.config import SiteFile
 from flux.edge.status import STATUS_FILE
@@ -216,12 +217,26 @@ def run_up(options: UpOptions) -> None:
     with only_one(settings.home):
         check_ports(settings)
         with migrated_database(settings) as database:
-            asyncio.run(run_children(options, database, console, heading=f"Flux runs: {options.url}/docs"))
+            asyncio.run(run_children(options, database, console, lambda: _heading(options)))
     console.print(f"stopped; everything is kept in {settings.home}")
 
 
-async def run_children(options: UpOptions, database: Database, console: Console, heading: str) -> None:
-    """Start the children and show the site until told to stop."""
+def _heading(options: UpOptions) -> str:
+    """Where Flux is, and a line that can be pasted as it is."""
+    settings = options.settings
+    key = key_file(settings, "service")
+    lines = [f"Flux runs: {options.url}/docs"]
+    # the database may know a service key of another home; and a certificate has the name that others call Flux by
+    if key.exists() and settings.tls_cert is None:
+        lines += [
+            "  [dim]every request needs a key; `flux keys create` makes others[/]",
+            f'  $ curl -sf -H "apikey: $(cat {shlex.quote(str(key))})" {options.url}/v1/devices',
+        ]
+    return "\n".join(lines)
+
+
+async def run_children(options: UpOptions, database: Database, console: Console, heading: Callable[[], str]) -> None:
+    """Start the children and show the site until told to stop; ``heading`` is asked when they run."""
     keeper = asyncio.create_task(database.keep_running(), name="keep the database running")
     try:
         given = options.settings.api_database_url  # (a refusal is told here: later it would only be in a log)
@@ -229,7 +244,7 @@ async def run_children(options: UpOptions, database: Database, console: Console,
         made = await make_first_keys(database.dsn, options.settings)
         with stop_requested() as stop:
             async with children(options, database.dsn) as supervisor:
-                console.print(heading, soft_wrap=True)
+                console.print(heading(), soft_wrap=True)
                 for line in told(made, show=console.is_terminal):
                     console.print(line, soft_wrap=True, markup=False, highlight=False)
                 console.print("Ctrl-C stops everything; what was read is kept.\n")
