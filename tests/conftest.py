@@ -155,8 +155,25 @@ def fresh_database(admin_dsn: str, template: str) -> Iterator[str]:
     if TIMESCALE and template == "template0":
         run_admin(make_conninfo(admin_dsn, dbname=name), "CREATE EXTENSION timescaledb")
     yield make_conninfo(admin_dsn, dbname=name)
-    run_admin(admin_dsn, "DROP DATABASE {} WITH (FORCE)", name)
+    _drop_database(admin_dsn, name)
     run_admin(admin_dsn, "DROP ROLE IF EXISTS {}", f"flux_gateway_{name}")  # the API's login, where a test had it made
+
+
+def _drop_database(admin_dsn: str, name: str) -> None:
+    """One that is not gone soon fails with what every session of the server does: a hang would tell nobody."""
+    with psycopg.connect(admin_dsn, autocommit=True) as connection:
+        connection.execute("SET statement_timeout = '20s'")
+        try:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        except psycopg.errors.QueryCanceled:
+            others = connection.execute(
+                """SELECT pid, backend_type, datname, application_name, state, wait_event_type, wait_event,
+                       left(query, 200),
+                       (SELECT array_agg((locktype, objid, mode, granted)) FROM pg_locks WHERE pg_locks.pid = a.pid)
+                   FROM pg_stat_activity a"""
+            ).fetchall()
+            told = "\n".join(map(str, others))
+            raise AssertionError(f"database {name} can't be dropped; the server's sessions:\n{told}") from None
 
 
 def run_admin(admin_dsn: str, statement: str, *names: str) -> None:
