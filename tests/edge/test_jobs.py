@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection
 from tests.edge.both import ADAPTERS, links
-from tests.edge.plant import Plant, running_plant
+from tests.edge.plant import Plant, Switch, running_plant
 
 from flux.devices.simulator import SimulatedSite
 from flux.edge.ticks import system_clock
@@ -131,6 +131,32 @@ async def test_a_device_is_tested_and_its_state_follows(plant: Plant) -> None:
         assert await plant.rows("SELECT state FROM flux.mg_device_registry WHERE name = 'WLCE-LOAD-METER'") == [
             ("active",)
         ]
+
+
+class Deaf(Switch):
+    """Nothing that changes in the registry is heard of."""
+
+    async def wait_for_registry_change(self, _timeout_s: float) -> bool:
+        await asyncio.Event().wait()
+        return False
+
+
+async def test_what_was_done_before_a_job_was_ordered_counts_though_nobody_told_the_edge(plant: Plant) -> None:
+    plant.link = Deaf(plant.make_link("WLCE"))
+    async with plant.edge():
+        await controls(plant)
+        load = DeviceId((await get_device(plant.db, "WLCE-LOAD-METER")).id)
+        await start_maintenance(plant.db, load, actor="anna", reason="wires")
+        await end_maintenance(plant.db, load, actor="anna")
+        await set_state(plant.db, load, DeviceState.FAILED, actor="anna", reason="wires")
+        await over(plant, await order(plant, JobKind.TEST, device="WLCE-LOAD-METER"))
+        assert (await get_device(plant.db, "WLCE-LOAD-METER")).state is DeviceState.ACTIVE
+        await ownership.stop_site(plant.db, "WLCE", actor="ben", reason="smoke")
+        refused = await order(plant, JobKind.SET_POINT, device=BESS, power_kw=-20, until=in_minutes(5))
+        assert "stopped by ben: smoke" in ((await over(plant, refused)).error or "")
+        await ownership.resume_site(plant.db, "WLCE", actor="ben")
+        given = await order(plant, JobKind.SET_POINT, device=BESS, power_kw=-20, until=in_minutes(5))
+        assert (await over(plant, given)).error is None
 
 
 async def test_a_scan_runs_beside_control(plant: Plant) -> None:

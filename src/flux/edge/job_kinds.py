@@ -1,7 +1,7 @@
 """What each kind of job does at the site: scan, test, set-point, stop."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -37,11 +37,15 @@ _LOOK_EVERY_S = 0.1
 _ACKNOWLEDGED_WITHIN_S = 15.0
 _STOPPED_WITHIN_S = 60.0
 _SCANNED_AT_ONCE = 64
+_CATCH_UP_S = 5.0
 _TESTED = frozenset({DeviceState.CONFIGURED, DeviceState.TESTING, DeviceState.FAILED})
 
 
 class JobKinds:
-    """Runs jobs on one site. ``stopped``: why operators want the site at 0 kW; None: they do not."""
+    """Runs jobs on one site.
+
+    ``stopped``: why operators want the site at 0 kW; None: they do not. ``look`` takes up the registry as it is now.
+    """
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class JobKinds:
         link: PlatformLink,
         *,
         stopped: Callable[[], str | None],
+        look: Callable[[], Awaitable[None]],
         clock: Clock,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
@@ -57,6 +62,7 @@ class JobKinds:
         self._by_hand = by_hand
         self._link = link
         self._stopped = stopped
+        self._look = look
         self._clock = clock
         self._sleep = sleep
         self._scanning = asyncio.Lock()
@@ -68,11 +74,21 @@ class JobKinds:
                 async with self._scanning:
                     return JobAnswer(await self._scan(args))
             case TestArgs() as args:
+                await self._catch_up()
                 return JobAnswer(await self._test(args))
             case SetPointArgs() as args:
+                await self._catch_up()
                 return JobAnswer(await self._set_point(args, job.created_by))
             case StopArgs():
                 return JobAnswer(await self._stop())
+
+    async def _catch_up(self) -> None:
+        """A job can come before what was done ahead of it: a device that was added, a stop, a resume."""
+        try:
+            async with asyncio.timeout(_CATCH_UP_S):
+                await self._look()
+        except (UnavailableError, TimeoutError):  # what is known counts, as for everything else meanwhile
+            return
 
     async def _scan(self, args: ScanArgs) -> dict[str, Any]:
         """Devices that are polled are left out: many take one connection only."""

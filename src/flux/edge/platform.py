@@ -49,15 +49,21 @@ class RegistryFollower:
         self._sleep = sleep
         self._known: RegistrySnapshot | None = None
         self._saved: RegistrySnapshot | None = None
+        self._turn = asyncio.Lock()
 
     async def run(self) -> None:
         """Follow the registry for ever."""
         while True:
             try:
-                await self.take(await self._link.registry())
+                await self.look()
                 await self._link.wait_for_registry_change(_READ_AGAIN_S)
             except UnavailableError:  # the uploader's alarm tells of it
                 await self._sleep(_RETRY_S)
+
+    async def look(self) -> None:
+        """Read the registry now and apply it; UnavailableError when the platform does not answer."""
+        async with self._turn:
+            await self.take(await self._link.registry())
 
     async def take(self, snapshot: RegistrySnapshot) -> None:
         """Apply ``snapshot`` if it is news, and remember it; one without any device ends nothing."""

@@ -129,7 +129,16 @@ class EdgeRuntime:
             feed=lambda: self._feed.feed,
             by_hand=by_hand,
         )
-        kinds = JobKinds(self.site, by_hand, link, stopped=lambda: self._switch.reason, clock=clock, sleep=sleep)
+        self._follower = RegistryFollower(link, self._learned, self._apply, sleep, alarms=alarms)
+        kinds = JobKinds(
+            self.site,
+            by_hand,
+            link,
+            stopped=lambda: self._switch.reason,
+            look=self._follower.look,
+            clock=clock,
+            sleep=sleep,
+        )
         self._jobs = JobRunner(link, kinds.run, lambda: self._lease.holder, sleep=sleep)
         self._site_file_follower = SiteFileFollower(
             site_file,
@@ -182,11 +191,10 @@ class EdgeRuntime:
         _logger.info("edge started", site=site, devices=len(self.site.devices), waiting=self.recorder.depth)
 
     async def _begin(self, snapshot: RegistrySnapshot) -> None:
-        follower = RegistryFollower(self._link, self._learned, self._apply, self._sleep, alarms=self.alarms)
         self._background.start("outbox", self.recorder.run)
-        await follower.take(snapshot)
+        await self._follower.take(snapshot)
         self._background.start("uploader", self.uploader.run)
-        self._background.start("registry", follower.run)
+        self._background.start("registry", self._follower.run)
         self._background.start("control feed", self._feed.run)
         self._background.start("state reports", self._reporter.run)
         self._background.start("clock check", self._clock_check.run)
