@@ -4,6 +4,7 @@ What ingest refuses is in ``rejected_readings`` afterwards, as always; rows that
 told to the caller only. Both come with the number of their line.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -77,40 +78,47 @@ async def import_readings(
     layout = read_header(source.header, device_given=device is not None, ignore_unknown=ignore_unknown)
     reader = RowReader(layout, await known_devices(conn), device, zone, keep_strangers)
     report = ImportReport()
-    for batch in _batches(source.rows()):
-        await _import_batch(conn, reader, batch, report, rejected)
+    rows = source.rows()
+    # in a thread: 5,000 rows take a few hundred milliseconds, and a server has others to answer
+    while (batch := await asyncio.to_thread(_read_batch, rows, reader)).rows:
+        await _import_batch(conn, batch, report, rejected)
         progress(source.position(), report.rows)
     return report
 
 
-def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    while batch := list(islice(rows, _BATCH_ROWS)):
-        yield batch
+@dataclass(slots=True)
+class _Batch:
+    """``rows`` in number; those that became readings, each with its row beside it, and those that did not."""
+
+    rows: int
+    readings: list[Reading] = field(default_factory=list)
+    origins: list[Row] = field(default_factory=list)
+    refused: list[RejectedRow] = field(default_factory=list)
+
+
+def _read_batch(rows: Iterator[Row], reader: RowReader) -> _Batch:
+    taken = list(islice(rows, _BATCH_ROWS))
+    batch = _Batch(len(taken))
+    for line, fields in taken:
+        try:
+            batch.readings.append(reader.reading(fields))
+            batch.origins.append((line, fields))
+        except RowError as error:
+            batch.refused.append(RejectedRow(line, error.reason, error.detail, fields))
+    return batch
 
 
 async def _import_batch(
-    conn: AsyncConnection[Any],
-    reader: RowReader,
-    batch: Sequence[Row],
-    report: ImportReport,
-    rejected: Callable[[RejectedRow], None],
+    conn: AsyncConnection[Any], batch: _Batch, report: ImportReport, rejected: Callable[[RejectedRow], None]
 ) -> None:
-    readings: list[Reading] = []
-    origins: list[Row] = []
-    refused: list[RejectedRow] = []
-    for line, fields in batch:
-        try:
-            readings.append(reader.reading(fields))
-            origins.append((line, fields))
-        except RowError as error:
-            refused.append(RejectedRow(line, error.reason, error.detail, fields))
+    readings, origins = batch.readings, batch.origins
     result, rejections = await store(conn, readings, record=True)
-    refused += [RejectedRow(origins[r.index][0], r.reason, r.detail, origins[r.index][1]) for r in rejections]
-    report.rows += len(batch)
+    found = [RejectedRow(origins[r.index][0], r.reason, r.detail, origins[r.index][1]) for r in rejections]
+    report.rows += batch.rows
     report.stored += result.stored
     report.duplicates += result.duplicates
     _widen(report.spans, readings, {rejection.index for rejection in rejections})
-    for row in sorted(refused, key=lambda row: row.line):
+    for row in sorted([*batch.refused, *found], key=lambda row: row.line):
         report.rejected[row.reason] += 1
         rejected(row)
 

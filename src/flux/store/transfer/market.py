@@ -3,9 +3,10 @@
 Columns: time, type (its name), value in the type's unit, site (empty: all sites), known_at, metadata (JSON).
 """
 
+import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -171,9 +172,9 @@ async def import_market(
     reader = await _reader(conn, source, zone)
     report = ImportReport()
     rows = source.rows()
-    while batch := list(islice(rows, _BATCH_ROWS)):
-        refused = await _store(conn, reader, batch, report)
-        report.rows += len(batch)
+    while (batch := await asyncio.to_thread(_read_batch, rows, reader)).rows:
+        refused = await _store(conn, batch, report)
+        report.rows += batch.rows
         for row in sorted(refused, key=lambda row: row.line):
             report.rejected[row.reason] += 1
             rejected(row)
@@ -196,16 +197,28 @@ async def _reader(conn: AsyncConnection[Any], source: RowSource, zone: ZoneInfo 
     return _Reader({name: place for place, name in enumerate(names)}, len(names), types, sites, zone)
 
 
-async def _store(
-    conn: AsyncConnection[Any], reader: _Reader, batch: Sequence[Row], report: ImportReport
-) -> list[RejectedRow]:
-    values: list[tuple[Row, MarketValue]] = []
-    refused: list[RejectedRow] = []
-    for row in batch:
+@dataclass(slots=True)
+class _Batch:
+    """``rows`` in number; those that became values, and those that did not."""
+
+    rows: int
+    values: list[tuple[Row, MarketValue]] = field(default_factory=list)
+    refused: list[RejectedRow] = field(default_factory=list)
+
+
+def _read_batch(rows: Iterator[Row], reader: _Reader) -> _Batch:
+    taken = list(islice(rows, _BATCH_ROWS))
+    batch = _Batch(len(taken))
+    for row in taken:
         try:
-            values.append((row, reader.value(row[1])))
+            batch.values.append((row, reader.value(row[1])))
         except RowError as error:
-            refused.append(RejectedRow(row[0], error.reason, error.detail, row[1]))
+            batch.refused.append(RejectedRow(row[0], error.reason, error.detail, row[1]))
+    return batch
+
+
+async def _store(conn: AsyncConnection[Any], batch: _Batch, report: ImportReport) -> list[RejectedRow]:
+    values, refused = batch.values, list(batch.refused)
     try:
         result = await upsert(conn, [value for _, value in values])
         written, wrong = result.written, result.conflicts > 0
@@ -216,7 +229,7 @@ async def _store(
         written += one_by_one
         refused += found
     report.stored += written
-    report.duplicates += len(batch) - written - len(refused)
+    report.duplicates += batch.rows - written - len(refused)
     return refused
 
 
