@@ -1,6 +1,7 @@
 """What keeps the platform running, over HTTP: for keys of role service that see every site."""
 
 import httpx
+import psycopg
 import pytest
 from tests.api.live import LiveServer
 
@@ -16,6 +17,9 @@ def test_retention_is_set_by_who_sees_every_site(live_server: LiveServer, sites:
     assert answer.json() == {"table": "mg_meter_readings", "keep": "180 days"}
     kept = {one["table_name"]: one["keep"] for one in status.json()["tables"]}
     assert kept["mg_meter_readings"] == "180 days"
+    with psycopg.connect(live_server.dsn) as sql:
+        noted = sql.execute("SELECT name, role, object, verb, request_id IS NOT NULL FROM flux.api_audit").fetchall()
+    assert noted == [("test service", "service", "set_retention(mg_meter_readings, 180 days)", "EXECUTE", True)]
 
 
 @pytest.mark.parametrize(

@@ -236,7 +236,10 @@ async def _imported(request: Request, work: Work) -> Imported:
                 stream.write(piece)
         try:
             with transfer.open_rows(file) as source:
-                async with session_as_caller(request.app.state.pool, identity, timeout_ms=_TIMEOUT_MS) as conn:
+                session = session_as_caller(
+                    request.app.state.pool, identity, timeout_ms=_TIMEOUT_MS, request_id=request.state.request_id
+                )
+                async with session as conn:
                     report = await work(conn, source, rejected)
         except InputError as error:
             raise InputError(str(error).replace(str(file), "the body")) from None

@@ -194,6 +194,7 @@ DECLARE
     series  flux.time_series;
     finer   text;
     coarser text;
+    claims  jsonb := nullif(current_setting('request.jwt.claims', true), '');
 BEGIN
     IF NOT flux.sees_all() THEN  -- (a table has the rows of every site)
         RAISE EXCEPTION 'how long tables are kept is for who sees every site' USING ERRCODE = 'insufficient_privilege';
@@ -215,6 +216,10 @@ BEGIN
         RAISE EXCEPTION 'only readings are written to an archive' USING ERRCODE = 'check_violation';
     END IF;
     UPDATE flux.time_series s SET keep = keep_for, archive = coalesce(archive_first, s.archive) WHERE s.table_name = of_table;
+    IF claims IS NOT NULL THEN  -- (an operator of the host leaves no note: whoever has the database can do anything)
+        PERFORM flux.note_api_write('set_retention(' || concat_ws(', ', of_table, coalesce(keep_for::text, 'forever'),
+            CASE archive_first WHEN true THEN 'archive' WHEN false THEN 'no archive' END) || ')', 'EXECUTE', NULL, claims);
+    END IF;
 END $$;
 COMMENT ON FUNCTION flux.set_retention(text, interval, boolean) IS 'How long a table''s rows are kept (null: for ever), and whether they are written to Parquet before they go.';
 
