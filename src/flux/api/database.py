@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool
 
 from flux.api.identity import Identity
@@ -78,14 +79,20 @@ async def session_as_caller(
 ) -> AsyncIterator[AsyncConnection[Any]]:
     """Like :func:`as_caller`, for work that commits transactions of its own: the connection is not in one.
 
-    What the session became is undone before anybody else gets it; where that is not sure, the connection is closed.
+    What the session became is undone before anybody else gets it, also after an error that left it in no transaction;
+    where that is not sure, the connection is closed.
     """
     async with connection_of(pool, identity) as conn:
+        undone = False
         try:
             await conn.execute(BEGIN_SESSION, begin_parameters(identity, role, timeout_ms, request_id=request_id))
-            yield conn
-            await conn.execute("RESET ROLE")
-            await conn.execute("RESET ALL")
-        except BaseException:
-            await conn.close()
-            raise
+            try:
+                yield conn
+            finally:
+                if conn.pgconn.transaction_status == TransactionStatus.IDLE:
+                    await conn.execute("RESET ROLE")
+                    await conn.execute("RESET ALL")
+                    undone = True
+        finally:
+            if not undone:
+                await conn.close()
