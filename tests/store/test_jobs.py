@@ -8,12 +8,12 @@ from uuid import uuid4
 import pytest
 from psycopg import AsyncConnection
 
-from flux.errors import InputError, NotFoundError, RefusedError
+from flux.errors import ConflictError, InputError, NotFoundError, RefusedError
 from flux.model import DeviceType, Job, JobKind, JobState
 from flux.registry import NewDevice, add_device
 from flux.store import ownership
 from flux.store.db import connect
-from flux.store.jobs import HELD_FOR, cancel_job, create_job, finish_job, get_job, list_jobs, take_job
+from flux.store.jobs import HELD_FOR, OrderKey, cancel_job, create_job, finish_job, get_job, list_jobs, take_job
 from flux.store.lifecycle import run_retention, set_retention
 
 BESS = "WLCE-BESS-01"
@@ -39,6 +39,24 @@ async def order(db: AsyncConnection[Any], kind: JobKind = JobKind.TEST, **args: 
         JobKind.STOP: {},
     }
     return await create_job(db, "WLCE", kind, defaults[kind] | args, expires_at=soon(), actor="anna")
+
+
+async def test_an_order_that_is_sent_again_is_one_job(db: AsyncConnection[Any], dsn: str, site: str) -> None:
+    async def ordered(conn: AsyncConnection[Any], power_kw: float, actor: str = "anna") -> Job:
+        args = {"device": BESS, "power_kw": power_kw, "until": soon(minutes=5).isoformat()}
+        order = OrderKey.of("mine", {"power_kw": power_kw})
+        return await create_job(conn, site, JobKind.SET_POINT, args, expires_at=soon(), actor=actor, order=order)
+
+    async with await connect(dsn, autocommit=True) as other:
+        first, second = await asyncio.gather(ordered(db, 20), ordered(other, 20))
+    assert first == second
+    assert await take(db) is not None
+    assert await finish_job(db, first.id, site=site, holder="a", run="1", result={})
+    assert (await ordered(db, 20)).state is JobState.DONE, "it is over, and not begun again"
+    with pytest.raises(ConflictError, match=f"the order 'mine' was another one: job {first.id}"):
+        await ordered(db, 30)
+    assert (await ordered(db, 30, actor="ben")).id != first.id
+    assert len(await list_jobs(db)) == 2
 
 
 async def take(db: AsyncConnection[Any], holder: str = "a", run: str = "1", *have: Job) -> Job | None:

@@ -85,8 +85,8 @@ async def session_as_caller(
     async with connection_of(pool, identity) as conn:
         undone = False
         try:
-            await conn.execute(BEGIN_SESSION, begin_parameters(identity, role, timeout_ms, request_id=request_id))
             try:
+                await conn.execute(BEGIN_SESSION, begin_parameters(identity, role, timeout_ms, request_id=request_id))
                 yield conn
             finally:
                 if conn.pgconn.transaction_status == TransactionStatus.IDLE:

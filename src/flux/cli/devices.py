@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flux.cli import maintenance
-from flux.cli.platform import body, platform
+from flux.cli.platform import body, chosen, platform
 from flux.cli.shared import actor, choice, print_table, run_on_database
 from flux.errors import DeviceError, InputError, NotFoundError
 
@@ -185,24 +185,51 @@ def apply_template(
 def test(name: Annotated[str, typer.Argument(help="Name or id.")]) -> None:
     """Poll a device once, from here: configured, testing or failed becomes active, or failed with the reason.
 
+    On a remote platform (`--url`) the edge of its site polls it.
+
     Example: `flux devices test WLCE-BESS-01`
     """
     from datetime import UTC, datetime
 
     from flux.registry import get_device, run_device_test
 
+    if chosen() is not None:
+        _test_at_the_site(name)
+        return
+
     async def work(conn: Any) -> Any:
         device = await get_device(conn, name)
         return device.state, await run_device_test(conn, device, lambda: datetime.now(UTC), actor=actor())
 
     before, result = run_on_database(work)
-    if result.values:
-        print_table([{"register": key, "value": value} for key, value in result.values.items()])
-    for problem in result.problems:
+    told = {"values": result.values, "problems": result.problems, "failure": result.failure}
+    _print_test(before, result.device, told | {"response_time_ms": result.response_time_ms})
+
+
+def _test_at_the_site(name: str) -> None:
+    """By a job for the edge of the device's site."""
+    from datetime import timedelta
+
+    from flux.api.typed import devices, jobs
+    from flux.cli.jobs import over
+
+    with platform() as there:
+        before = there.call(devices.show_device, name=name)
+        ordered = there.call(jobs.test_device, name=str(before.id), body=body(jobs.Test, within=timedelta(minutes=1)))
+        job = over(there, ordered, timedelta(minutes=3))
+        after = there.call(devices.show_device, name=str(before.id))
+    _print_test(before.state, after, job.result)
+
+
+def _print_test(before: str, device: "Device", told: dict[str, Any]) -> None:
+    """``told``: values, problems, failure and response_time_ms of a test."""
+    if told["values"]:
+        print_table([{"register": key, "value": value} for key, value in told["values"].items()])
+    for problem in told["problems"]:
         typer.secho(f"warning: {problem}", fg="yellow", err=True)
-    if result.failure is not None:
-        raise DeviceError(f"{result.failure}; {result.device.name} is {result.device.state}")
-    typer.echo(f"{result.device.name} answers in {result.response_time_ms:.0f} ms: {before} → {result.device.state}")
+    if told["failure"] is not None:
+        raise DeviceError(f"{told['failure']}; {device.name} is {device.state}")
+    typer.echo(f"{device.name} answers in {told['response_time_ms']:.0f} ms: {before} → {device.state}")
 
 
 @app.command()

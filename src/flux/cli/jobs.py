@@ -4,20 +4,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flux.cli.shared import actor, print_table, run_on_database
+from flux.cli.platform import body, platform
+from flux.cli.shared import print_table
 from flux.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from flux.cli.platform import Platform
     from flux.model import Job
 
 app = typer.Typer(no_args_is_help=True, help="Jobs of sites' edges: scans, tests, set-points, stops.")
 
 JobId = Annotated[str, typer.Argument(help="The job's id.", metavar="ID")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-_LOOK_EVERY_S = 0.25
-_TO_BEGIN_S = 60
+_LOOK_EVERY_S = 0.5
 
 
 def set_point(
@@ -34,26 +35,14 @@ def set_point(
 
     Example: `flux control set-point WLCE-BESS-01 -20 --for 15m`, `flux control set-point WLCE-BESS-01 --end`
     """
-    from datetime import UTC, datetime, timedelta
-
-    from flux.model import JobKind
-    from flux.registry import get_device
-    from flux.store.jobs import create_job
+    from flux.api.typed import jobs
 
     if (kw is None) is not end:
         raise InputError("give a power in kW, or --end")
     span, patience = _duration(lasts, "--for"), _duration(wait, "--wait")
-
-    async def work(conn: Any) -> "Job":
-        device = await get_device(conn, battery)
-        now = datetime.now(UTC)
-        until = None if end else (now + span).isoformat()
-        args = {"device": device.name, "power_kw": kw, "until": until}
-        expires_at = now + timedelta(seconds=_TO_BEGIN_S)
-        job = await create_job(conn, device.site, JobKind.SET_POINT, args, expires_at=expires_at, actor=actor())
-        return await _over(conn, job, patience)
-
-    job = run_on_database(work)
+    asked = body(jobs.SetPoint, power_kw=kw, lasts=None if end else span)
+    with platform() as there:
+        job = over(there, there.call(jobs.set_point, name=battery, body=asked), patience)
     if end:
         typer.echo(f"{job.args['device']}: {'it has ended' if job.result['ended'] else 'there was none'}")
         return
@@ -71,9 +60,10 @@ def list_(
 
     Example: `flux jobs list --site WLCE`
     """
-    from flux.store.jobs import list_jobs
+    from flux.api.typed import jobs
 
-    found = run_on_database(lambda conn: list_jobs(conn, site, limit=last))
+    with platform() as there:
+        found = there.call(jobs.list_jobs, site=site, limit=last)
     if as_json:
         import json
 
@@ -90,9 +80,10 @@ def show(job_id: JobId) -> None:
 
     Example: `flux jobs show 6a1e0c5e-…`
     """
-    from flux.store.jobs import get_job
+    from flux.api.typed import jobs
 
-    job = run_on_database(lambda conn: get_job(conn, _uuid(job_id)))
+    with platform() as there:
+        job = there.call(jobs.show_job, job=_uuid(job_id))
     typer.echo(job.model_dump_json(indent=1))
 
 
@@ -102,24 +93,24 @@ def cancel(job_id: JobId) -> None:
 
     Example: `flux jobs cancel 6a1e0c5e-…`
     """
-    from flux.store.jobs import cancel_job
+    from flux.api.typed import jobs
 
-    job = run_on_database(lambda conn: cancel_job(conn, _uuid(job_id), actor=actor()))
+    with platform() as there:
+        job = there.call(jobs.cancel_job, job=_uuid(job_id))
     typer.echo(f"{job.kind} of {job.site} is cancelled")
 
 
-async def _over(conn: Any, job: "Job", patience: "timedelta") -> "Job":
+def over(there: "Platform", job: "Job", patience: "timedelta") -> "Job":
     """The job once it is done; UnavailableError with what became of it otherwise."""
-    import asyncio
-    from datetime import UTC, datetime
+    from time import monotonic, sleep
 
+    from flux.api.typed import jobs
     from flux.model import JobState
-    from flux.store.jobs import get_job
 
-    deadline = datetime.now(UTC) + patience
-    while job.state in (JobState.WAITING, JobState.RUNNING) and datetime.now(UTC) < deadline:
-        await asyncio.sleep(_LOOK_EVERY_S)
-        job = await get_job(conn, job.id)
+    deadline = monotonic() + patience.total_seconds()
+    while job.state in (JobState.WAITING, JobState.RUNNING) and monotonic() < deadline:
+        sleep(_LOOK_EVERY_S)
+        job = there.call(jobs.show_job, job=job.id)
     if job.state is JobState.DONE:
         return job
     what = {

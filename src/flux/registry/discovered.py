@@ -45,10 +45,17 @@ async def known_templates(conn: AsyncConnection[Any]) -> list[DeviceTemplate]:
     return list((builtin_templates() | own).values())
 
 
-async def compare(conn: AsyncConnection[Any], units: Sequence[FoundUnit], site: str | None) -> list[Discovery]:
-    """How each stands to the devices that are not decommissioned; with a site, new ones get names of their own."""
-    devices = await list_devices(conn)
-    taken = {device.name for device in devices}
+async def compare(
+    conn: AsyncConnection[Any], units: Sequence[FoundUnit], site: str | None, *, on_its_network: bool = False
+) -> list[Discovery]:
+    """How each stands to the devices that are not decommissioned; with a site, new ones get names of their own.
+
+    ``on_its_network``: the units were found by the site's own edge. Then only devices of the site are meant by an
+    address: other sites have networks of their own with the same addresses.
+    """
+    known = await list_devices(conn)
+    taken = {device.name for device in known}
+    devices = [device for device in known if not on_its_network or device.site == site]
     found = []
     for unit in units:
         standing, device = _standing(unit, devices)

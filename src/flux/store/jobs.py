@@ -10,7 +10,10 @@ An edge takes a job with :func:`take_job` and answers it with :func:`finish_job`
 has failed. Each function is one transaction.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -20,7 +23,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from flux.devices.discovery import parse_units, targets
-from flux.errors import InputError, NotFoundError, RefusedError
+from flux.errors import ConflictError, InputError, NotFoundError, RefusedError
 from flux.model import DeviceType, Job, JobArgs, JobKind, JobState, ScanArgs, SetPointArgs, StopArgs, parse_job_args
 from flux.model.jobs import LONGEST_SET_POINT
 from flux.store.dispatch import check_site
@@ -61,6 +64,23 @@ _TAKE = f"""
 """  # noqa: S608 - constants of this module
 
 
+@dataclass(frozen=True, slots=True)
+class OrderKey:
+    """What who orders a job calls the order, so that one that is sent again is not a second job.
+
+    ``hash`` is of what was ordered, as it was said: another order under the same key is refused.
+    """
+
+    key: str
+    hash: str
+
+    @classmethod
+    def of(cls, key: str, said: object) -> "OrderKey":
+        """``said``: what was ordered, as JSON would have it."""
+        text = json.dumps(said, sort_keys=True, default=str)
+        return cls(key, hashlib.sha256(text.encode()).hexdigest())
+
+
 async def create_job(
     conn: AsyncConnection[Any],
     site: str,
@@ -69,12 +89,14 @@ async def create_job(
     *,
     expires_at: datetime,
     actor: str,
+    order: OrderKey | None = None,
 ) -> Job:
     """Order a job; its edge hears of it at once.
 
     A stop is in force from now on, whatever becomes of the job: the job says whether the batteries acknowledged it.
-    InputError for arguments that can't be, NotFoundError for a site or device that is not known, RefusedError for a
-    range that may not be scanned.
+    With an ``order`` that ``actor`` has given before it is that job, whatever has become of it; ConflictError if
+    something else was ordered by it. InputError for arguments that can't be, NotFoundError for a site or device that is
+    not known, RefusedError for a range that may not be scanned.
     """
     kind = _kind(kind)
     checked = parse_job_args(kind, args)
@@ -82,28 +104,58 @@ async def create_job(
         raise InputError(f"expires_at {expires_at.isoformat()}: a time needs its offset, like 2026-01-15T17:00Z")
     async with conn.transaction():
         await check_site(conn, site)
+        if order is not None and (known := await _ordered(conn, site, actor, order)) is not None:
+            return known
         now: datetime = (await (await conn.execute("SELECT clock_timestamp()")).fetchall())[0][0]
         if not now < expires_at <= now + LONGEST_WAIT:
             raise InputError(f"expires_at {expires_at.isoformat()}: must be ahead, by at most {LONGEST_WAIT.days} days")
         checked = await _check(conn, site, checked, now)
         if isinstance(checked, StopArgs):
             await stop_site(conn, site, actor=actor, reason=checked.reason)
-        return await _insert(conn, site, kind, checked, expires_at, actor)
+        return await _insert(conn, site, kind, checked, expires_at, actor, order)
 
 
 async def _insert(
-    conn: AsyncConnection[Any], site: str, kind: JobKind, args: JobArgs, expires_at: datetime, actor: str
+    conn: AsyncConnection[Any],
+    site: str,
+    kind: JobKind,
+    args: JobArgs,
+    expires_at: datetime,
+    actor: str,
+    order: OrderKey | None,
 ) -> Job:
     if isinstance(args, SetPointArgs) and args.until is not None:
         expires_at = min(expires_at, args.until.astimezone(UTC))
     body = Jsonb(args.model_dump(mode="json"))
     rows = await _rows(
         conn,
-        "INSERT INTO flux.edge_jobs (site, kind, args, expires_at, created_by)"  # noqa: S608 - our own columns
-        f" VALUES (%(site)s, %(kind)s, %(args)s, %(expires_at)s, %(actor)s) RETURNING {_COLUMNS}",
-        {"site": site, "kind": kind, "args": body, "expires_at": expires_at, "actor": actor},
+        "INSERT INTO flux.edge_jobs (site, kind, args, expires_at, created_by, order_key, order_hash)"  # noqa: S608 - our own columns
+        " VALUES (%(site)s, %(kind)s, %(args)s, %(expires_at)s, %(actor)s, %(key)s, %(hash)s)"
+        f" ON CONFLICT (site, created_by, order_key) WHERE order_key IS NOT NULL DO NOTHING RETURNING {_COLUMNS}",
+        {"site": site, "kind": kind, "args": body, "expires_at": expires_at, "actor": actor}
+        | {"key": order and order.key, "hash": order and order.hash},
     )
-    return rows[0]
+    if rows:
+        return rows[0]
+    known = None if order is None else await _ordered(conn, site, actor, order)  # the same order, a moment ago
+    if known is None:
+        raise ConflictError("a job of this key was ordered and is not there; try again")
+    return known
+
+
+async def _ordered(conn: AsyncConnection[Any], site: str, actor: str, order: OrderKey) -> Job | None:
+    """The job that ``actor`` ordered under this key."""
+    where = "site = %s AND created_by = %s AND order_key = %s"
+    cursor = await conn.execute(
+        f"SELECT id, order_hash FROM flux.edge_jobs WHERE {where}".encode(),  # noqa: S608 - our own columns
+        (site, actor, order.key),
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        return None
+    if row[1] != order.hash:
+        raise ConflictError(f"the order {order.key!r} was another one: job {row[0]}; give this one a key of its own")
+    return await get_job(conn, row[0])
 
 
 async def take_job(

@@ -37,6 +37,7 @@ BODIES: dict[str, Any] = {
     "scan_site": {"ranges": ["192.168.1.0/24"]},
     "test_device": {},
     "set_point": {"power_kw": None},
+    "compare_found": {"register_new": True, "readdress": True},
     "stop_site": {"reason": "mine"},
     "resume_site": None,
     "add_step": {"action": "charge_max", "start": "2037-01-01T00:00Z", "end": "2037-01-02T00:00Z"},

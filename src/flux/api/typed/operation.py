@@ -35,8 +35,9 @@ class ForbiddenError(RefusedError):
 class Caller:
     """For whom an operation runs: on which connection, under which name, at which time.
 
-    ``sites`` None: all. ``local``: a person at the platform's own database, not a request. The connection of a request
-    is in the transaction that ends with it; a local one is in autocommit.
+    ``sites`` None: all. ``local``: a person at the platform's own database, not a request. ``order_key``: what the
+    caller calls this order, where the operation is ``repeatable``. The connection of a request is in the transaction
+    that ends with it; a local one is in autocommit.
     """
 
     conn: AsyncConnection[Any]
@@ -44,11 +45,15 @@ class Caller:
     now: datetime
     sites: frozenset[str] | None = None
     local: bool = False
+    order_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Operation(Generic[P, R]):
-    """A function and its address. ``needs``: the least role that may; ``errors``: its HTTP errors besides the usual."""
+    """A function and its address. ``needs``: the least role that may; ``errors``: its HTTP errors besides the usual.
+
+    ``repeatable``: the header ``Idempotency-Key`` makes one order of several requests.
+    """
 
     function: Callable[Concatenate[Caller, P], Awaitable[R]]
     method: Method
@@ -57,6 +62,7 @@ class Operation(Generic[P, R]):
     needs: Role
     status: int
     errors: tuple[int, ...]
+    repeatable: bool
 
     async def __call__(self, caller: Caller, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await self.function(caller, *args, **kwargs)
@@ -80,11 +86,12 @@ def operation(
     needs: Role = Role.AUTHENTICATED,
     status: int = 200,
     errors: tuple[int, ...] = (),
+    repeatable: bool = False,
 ) -> Callable[[Callable[Concatenate[Caller, P], Awaitable[R]]], Operation[P, R]]:
     """Makes an operation of a function whose first parameter is the :class:`Caller`."""
 
     def made(function: Callable[Concatenate[Caller, P], Awaitable[R]]) -> Operation[P, R]:
-        return Operation(function, method, path, tag, needs, status, errors)
+        return Operation(function, method, path, tag, needs, status, errors, repeatable)
 
     return made
 

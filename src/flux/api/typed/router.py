@@ -2,9 +2,10 @@
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, get_type_hints
 
-from fastapi import APIRouter, Depends, Request, Security
+from fastapi import APIRouter, Depends, Header, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from flux.api.database import SERVER_ROLE, as_caller
@@ -14,6 +15,20 @@ from flux.api.typed.operation import Caller, ForbiddenError, Operation
 from flux.api.typed.problems import documented
 
 _ORDER = (Role.AUTHENTICATED, Role.OPERATOR, Role.SERVICE)
+_ORDER_KEY = inspect.Parameter(
+    "idempotency_key",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=200,
+            pattern=r"^[!-~]+$",
+            description="A request that is sent again with the same key is the same order, and answers with its job.",
+        ),
+    ],
+)
 
 
 def typed_router() -> APIRouter:
@@ -53,8 +68,8 @@ def endpoint_of(one: Operation[Any, Any]) -> Callable[..., Any]:
     """The operation's function as FastAPI wants it: its first parameter comes of the request."""
     function = one.function
 
-    async def endpoint(caller: Caller, **arguments: Any) -> Any:
-        return await function(caller, **arguments)
+    async def endpoint(caller: Caller, idempotency_key: str | None = None, **arguments: Any) -> Any:
+        return await function(replace(caller, order_key=idempotency_key), **arguments)
 
     hints = get_type_hints(function, include_extras=True)
     first, *others = inspect.signature(function).parameters.values()
@@ -66,6 +81,7 @@ def endpoint_of(one: Operation[Any, Any]) -> Callable[..., Any]:
             parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
             for parameter in others
         ),
+        *((_ORDER_KEY,) if one.repeatable else ()),
     ]
     endpoint.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     endpoint.__name__ = one.name
@@ -77,7 +93,8 @@ def caller_with(least: Role) -> Callable[[Request], AsyncIterator[Caller]]:
 
     async def caller(request: Request) -> AsyncIterator[Caller]:
         identity = permitted(request, least)
-        async with as_caller(request.app.state.pool, identity, role=SERVER_ROLE) as conn:
+        pool, request_id = request.app.state.pool, request.state.request_id
+        async with as_caller(pool, identity, role=SERVER_ROLE, request_id=request_id) as conn:
             yield Caller(conn, identity.name, request.app.state.clock(), identity.sites)
 
     return caller

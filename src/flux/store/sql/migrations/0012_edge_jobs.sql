@@ -16,10 +16,14 @@ CREATE TABLE flux.edge_jobs (
     outcome     text CHECK (outcome IN ('done', 'failed', 'cancelled')),
     result      jsonb,
     error       text,
+    order_key   text,
+    order_hash  text,
     CHECK ((taken_at IS NULL) = (taken_by IS NULL) AND (taken_at IS NULL) = (taken_run IS NULL)),
     CHECK ((finished_at IS NULL) = (outcome IS NULL)),
-    CHECK ((error IS NOT NULL) = (outcome IS NOT NULL AND outcome <> 'done'))
+    CHECK ((error IS NOT NULL) = (outcome IS NOT NULL AND outcome <> 'done')),
+    CHECK ((order_key IS NULL) = (order_hash IS NULL))
 );
+CREATE UNIQUE INDEX edge_jobs_order_key_idx ON flux.edge_jobs (site, created_by, order_key) WHERE order_key IS NOT NULL;
 CREATE INDEX edge_jobs_open_idx ON flux.edge_jobs (site, created_at) WHERE finished_at IS NULL;
 CREATE INDEX edge_jobs_site_idx ON flux.edge_jobs (site, created_at);
 COMMENT ON TABLE flux.edge_jobs IS 'What the edge of a site was asked to do once: it takes a job, runs it and says what became of it. A job that nobody took before expires_at is never run.';
@@ -30,6 +34,8 @@ COMMENT ON COLUMN flux.edge_jobs.taken_by IS 'The edge''s own name, as in contro
 COMMENT ON COLUMN flux.edge_jobs.taken_run IS 'Of that edge, the run of its program: one that was started again does not have what the run before it had.';
 COMMENT ON COLUMN flux.edge_jobs.takes IS 'How many runs have taken it. A set-point is taken by one only.';
 COMMENT ON COLUMN flux.edge_jobs.outcome IS 'Null: not finished.';
+COMMENT ON COLUMN flux.edge_jobs.order_key IS 'What who ordered it calls the order: said again, it is the same job.';
+COMMENT ON COLUMN flux.edge_jobs.order_hash IS 'Of what was ordered under that key.';
 
 CREATE FUNCTION flux.announce_job() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 BEGIN
