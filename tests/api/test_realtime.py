@@ -372,6 +372,11 @@ async def test_limits_of_a_socket(module_server: LiveServer) -> None:
         answers = [await client.ask("phx_join", topic=f"realtime:{number}") for number in range(101)]
         assert {answer["status"] for answer in answers[:99]} == {"ok"}
         assert "RateLimitReached" in answers[-1]["response"]["reason"]
+    async with phoenix(module_server) as client:
+        full = {"config": {"postgres_changes": [on("alerts") for _ in range(100)]}}
+        answers = [await client.ask("phx_join", full, topic=f"realtime:{number}") for number in range(6)]
+        assert [answer["status"] for answer in answers] == ["ok"] * 5 + ["error"]
+        assert (await client.ask("phx_join", full, topic="realtime:0"))["status"] == "ok", "in place of the one before"
 
 
 async def test_a_key_of_anybody_follows_nothing(module_server: LiveServer) -> None:

@@ -12,6 +12,8 @@ class Limits:
     """Of a socket."""
     bindings: int = 100
     """Of a channel."""
+    bindings_of_socket: int = 500
+    """Of all its channels: each is asked of every row that is told."""
     message_bytes: int = 65_536
     """Of what a client sends."""
     joins: int = 100

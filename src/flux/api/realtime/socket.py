@@ -178,6 +178,9 @@ class Socket:
         before = self.channels.get(frame.topic)
         self._check_join(frame, before)
         asked = read_join(frame.payload, self._limits.bindings)
+        others = sum(len(channel.asked) for channel in self.channels.values() if channel is not before)
+        if others + len(asked.asked) > self._limits.bindings_of_socket:
+            raise RefusedError(f"a socket has at most {self._limits.bindings_of_socket} subscriptions in all")
         identity = self._identity if asked.token is None else await self._verify(asked.token)
         if identity.expires_at is not None and identity.expires_at <= self._clock():
             raise RefusedError("the key has expired: join with an access_token that holds")

@@ -4,6 +4,7 @@ An export that fails on the way breaks off, so that no client takes it for whole
 stored before is counted, and what was not stored is told by line.
 """
 
+import asyncio
 import tempfile
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import structlog
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from psycopg import AsyncConnection
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from flux import registry
 from flux.api.database import session_as_caller
@@ -39,6 +41,7 @@ _MEDIA = {
 }
 _MOST_TOLD = 10_000
 _TIMEOUT_MS = 3_600_000
+_logger = structlog.get_logger(__name__)
 _FIRST, _LAST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 Start = Annotated[Instant | None, Query(description="From then on; all there is if not given.")]
 End = Annotated[Instant | None, Query(description="Until then, not included.")]
@@ -193,13 +196,23 @@ async def import_market(request: Request, timezone: Zone = None) -> Imported:
 class _Streamed(StreamingResponse):
     """Ends what it streams however it ends itself: the connection behind it goes back to the pool at once."""
 
+    stalled_s = 60.0
+    """How long a client may take no further piece."""
+
     def __init__(self, pieces: AsyncGenerator[bytes, None], media_type: str, headers: Mapping[str, str]) -> None:
         super().__init__(pieces, media_type=media_type, headers=headers)
         self._pieces = pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._pieces):
-            await super().__call__(scope, receive, send)
+        async def sending(message: Message) -> None:
+            async with asyncio.timeout(self.stalled_s):  # who does not read keeps no connection of the database
+                await send(message)
+
+        try:
+            async with aclosing(self._pieces):
+                await super().__call__(scope, receive, sending)
+        except* TimeoutError:  # the answer is not whole, so that the server cuts it off
+            _logger.warning("an export was given up: its client does not read", path=scope["path"])
 
 
 async def _streamed(
