@@ -115,7 +115,16 @@ def kept_key(fleet_server: LiveServer) -> Iterator[uuid.UUID]:
 
 def test_a_revoked_key_is_refused_at_the_next_request(fleet_server: LiveServer, kept_key: uuid.UUID) -> None:
     headers = fleet_server.headers("service", ["WLCE"], jti=str(kept_key))
-    reading = [("GET", "/rest/v1/sites"), ("GET", "/v1/devices"), ("POST", "/rest/v1/rpc/get_meter_readings_5m")]
+    reading = [
+        ("GET", "/rest/v1/sites"),
+        ("GET", "/rest/v1/"),
+        ("OPTIONS", "/rest/v1/sites"),
+        ("POST", "/rest/v1/rpc/get_meter_readings_5m"),
+        ("GET", "/v1/devices"),
+        ("GET", "/v1/export/readings"),
+        ("GET", "/edge/v1/time"),
+        ("GET", "/metrics"),
+    ]
     with httpx.Client(base_url=fleet_server.url, headers=headers) as http:
         assert {http.request(verb, path).status_code for verb, path in reading} == {200}
         with psycopg.connect(fleet_server.dsn, autocommit=True) as conn:
@@ -127,3 +136,19 @@ def test_a_key_that_is_not_kept_any_more_is_refused(fleet_server: LiveServer) ->
     unknown = _of_an_unknown_key(fleet_server.key("service"))
     answer = httpx.get(f"{fleet_server.url}/rest/v1/sites", headers={"apikey": unknown})
     assert answer.status_code == 401
+
+
+def test_a_group_of_another_site_is_not_told_of(fleet_server: LiveServer) -> None:
+    """Not even to who knows its id: whose it is stood in the error."""
+    with psycopg.connect(fleet_server.dsn) as conn:
+        ((group,),) = conn.execute("SELECT id::text FROM flux.device_groups WHERE site = 'HMCE'").fetchall()
+        ((device,),) = conn.execute(
+            "SELECT id::text FROM flux.mg_device_registry WHERE name = 'WLCE-BESS-01'"
+        ).fetchall()
+    answer = httpx.post(
+        f"{fleet_server.url}/rest/v1/device_group_members",
+        json={"group_id": group, "device_id": device},
+        headers=fleet_server.headers("operator", ["WLCE"]),
+    )
+    assert answer.status_code == 403
+    assert "HMCE" not in answer.text

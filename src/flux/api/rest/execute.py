@@ -53,6 +53,11 @@ async def _roll_back(conn: AsyncConnection[Any]) -> None:
     await conn.execute(f"ROLLBACK -- {uuid4()}".encode(), prepare=False)
 
 
+async def check_key(pool: Pool, identity: Identity, timeout_ms: int) -> None:
+    """ApiError 401 for a key that was revoked, where an answer needs nothing else of the database."""
+    await read_rows(pool, identity, [], timeout_ms)
+
+
 async def read_rows(
     pool: Pool, identity: Identity, statements: Sequence[Statement], timeout_ms: int, timezone: str | None = None
 ) -> list[Row]:

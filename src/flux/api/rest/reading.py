@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from flux.api.rest.catalogue import Verb
 from flux.api.rest.errors import ApiError
 from flux.api.rest.exchange import Reply, Request, check_preferences, check_profile
-from flux.api.rest.execute import Row, in_chunks, open_cursor, read_rows, reading_for
+from flux.api.rest.execute import Row, check_key, in_chunks, open_cursor, read_rows, reading_for
 from flux.api.rest.grammar import parse_query
 from flux.api.rest.media import Media, negotiate
 from flux.api.rest.plan import plan_read
@@ -34,6 +34,7 @@ async def read_table(room: Room, request: Request) -> Reply:
 
 async def allowed(room: Room, request: Request) -> Reply:
     """``OPTIONS /{table}``: the methods that the caller may use on it."""
+    await check_key(room.pool, request.identity, room.limits.statement_ms)
     table = (await room.catalogue()).table(request.name)
     rights = table.rights.get(request.identity.role, frozenset())
     needs = {

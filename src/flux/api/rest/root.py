@@ -4,6 +4,7 @@ import json
 
 from flux.api.rest.errors import ApiError
 from flux.api.rest.exchange import Reply, Request, check_profile
+from flux.api.rest.execute import check_key
 from flux.api.rest.openapi import MEDIA_TYPE, describe
 from flux.api.rest.room import Room
 
@@ -16,6 +17,7 @@ async def describe_root(room: Room, request: Request) -> Reply:
     accept = request.headers.get("accept") or "*/*"
     if not _TAKEN & {part.partition(";")[0].strip().lower() for part in accept.split(",")}:
         raise ApiError(406, "PGRST107", f"None of these media types are available: {accept[:1000]}")
+    await check_key(room.pool, request.identity, room.limits.statement_ms)
     catalogue = await room.catalogue()
     role = request.identity.role
 

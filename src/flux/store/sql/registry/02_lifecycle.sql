@@ -134,6 +134,9 @@ BEGIN
     IF NOT (flux.sees_all() OR flux.sees_site(device_site)) THEN  -- not a word about where it is, or whether
         RAISE EXCEPTION 'the caller sees no device %', new.device_id USING ERRCODE = 'insufficient_privilege';
     END IF;
+    IF NOT (flux.sees_all() OR group_site = 'ALL' OR flux.sees_site(group_site)) THEN
+        RAISE EXCEPTION 'the caller sees no group %', new.group_id USING ERRCODE = 'insufficient_privilege';
+    END IF;
     IF group_site <> 'ALL' AND device_site <> group_site THEN
         RAISE EXCEPTION 'the group is of site %, the device of site %; a group of site ALL may span sites', group_site, device_site
             USING ERRCODE = 'check_violation';
