@@ -200,6 +200,8 @@ def test_what_is_no_filter(text: str) -> None:
         {"config": {"postgres_changes": [{"event": "*", "table": "alerts", "select": "id"}]}},
         {"access_token": 1},
         {"cursor": 1},
+        {"cursor": [1]},
+        {"config": {"cursor": {}}},
         {"cursor": "now", "config": {"cursor": "then"}},
     ],
 )

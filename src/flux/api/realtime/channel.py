@@ -104,6 +104,7 @@ class Channel(Listener):
 
 async def follow(hub: Hub, channel: Channel, cursor: Cursor | None) -> None:
     """Tell ``channel`` all that came since ``cursor`` (None: nothing), and from then on by the hub."""
+    poked = False
     while True:
         async with hub.between_turns() as position:
             if cursor is None or cursor == position:
@@ -111,7 +112,9 @@ async def follow(hub: Hub, channel: Channel, cursor: Cursor | None) -> None:
                 return
             target = position
         if not has_seen(target, cursor):  # of another process that had come further than this one
-            hub.poke()
+            if not poked:  # (once: should a transaction be open that the cursor has seen, turns would follow turns)
+                hub.poke()
+                poked = True
             await hub.turned()
             continue
         cursor = await _catch_up(hub, channel, cursor, target)

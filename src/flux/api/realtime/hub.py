@@ -33,6 +33,8 @@ _AT_ONCE = 200
 """Rows that are told before the sockets get a turn."""
 _FETCHES = 3
 """Groups that are fetched for at once: the other connections are for other requests."""
+_CATCHING_UP = 2
+"""Channels that read what they missed at once: one client may join a hundred with an old cursor."""
 
 
 class Hub:
@@ -49,6 +51,7 @@ class Hub:
         self._wake = asyncio.Event()
         self._turned = asyncio.Condition()
         self._position: Cursor | None = None
+        self._catching_up = asyncio.Semaphore(_CATCHING_UP)
         self._tasks: list[asyncio.Task[None]] = []
         self.after_turn: Callable[[Cursor], Awaitable[None]] | None = None
         """Called with the new position, before the next turn."""
@@ -108,9 +111,15 @@ class Hub:
         """What a group of one listener follows, from ``begin`` to snapshot ``target``, with the position after each."""
         wanted = group.wanted()
         after = begin
-        async for page in self.log.pages(begin, target, wanted.tables):
-            changes, spans = changes_of(page, after), spans_of(page, after)
-            for told in await fetch(self._pool, group.identity, wanted, changes, spans):
+        pages = self.log.pages(begin, target, wanted.tables)
+        while True:
+            async with self._catching_up:  # (not while the client reads, which may take as long as it likes)
+                page = await anext(pages, None)
+                if page is None:
+                    return
+                changes, spans = changes_of(page, after), spans_of(page, after)
+                fetched = await fetch(self._pool, group.identity, wanted, changes, spans)
+            for told in fetched:
                 yield told, _position_of(page, told)
             after = page.end
 

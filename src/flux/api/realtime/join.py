@@ -79,8 +79,9 @@ def read_join(payload: Mapping[str, Any], most: int) -> Join:
 
 
 def _cursor(places: Sequence[Mapping[str, Any]]) -> str | None:
-    found = {place["cursor"] for place in places if place.get("cursor") is not None}
-    if not all(isinstance(one, str) for one in found) or len(found) > 1:
+    given = [place["cursor"] for place in places if place.get("cursor") is not None]
+    found = {one for one in given if isinstance(one, str)}
+    if not all(isinstance(one, str) for one in given) or len(found) > 1:
         raise InputError("a channel has one cursor, a text")
     return next(iter(found), None)
 

@@ -8,7 +8,6 @@ from uuid import UUID
 
 import psycopg
 import structlog
-from psycopg_pool import PoolTimeout
 from starlette.types import Receive, Scope, Send
 
 from flux.api.answers import refuse
@@ -108,7 +107,10 @@ class Realtime:
                     socket.expel(channel, "the key has expired: renew it with the event access_token")
             if now - asked_at >= _KEYS_EVERY:
                 asked_at = now
-                await self._expel_revoked()
+                try:
+                    await self._expel_revoked()
+                except psycopg.Error as error:  # (and asked again: a task that ends would let keys live for ever)
+                    _logger.warning("realtime: keys could not be checked", error=type(error).__name__)
 
     async def _expel_revoked(self) -> None:
         by_key: dict[UUID, Identity] = {
@@ -125,6 +127,3 @@ class Realtime:
                 for socket, channel in self._channels():
                     if channel.identity.key_id == key_id:
                         socket.expel(channel, reason)
-            except (psycopg.OperationalError, PoolTimeout) as error:
-                _logger.warning("realtime: keys could not be checked", error=type(error).__name__)
-                return

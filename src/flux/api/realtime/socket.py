@@ -87,7 +87,7 @@ class Socket:
                 self._forget(channel)
             await asyncio.gather(*tasks, return_exceptions=True)
         if code is not None:
-            with suppress(TimeoutError):  # who does not read gets no farewell
+            with suppress(OSError):  # who has gone or does not read (a timeout) gets no farewell
                 async with asyncio.timeout(_CLOSE_WITHIN_S):
                     await send({"type": "websocket.close", "code": code, "reason": reason})
 
@@ -146,9 +146,10 @@ class Socket:
             self._refuse(frame, address, "a text in it is not Unicode")
         except (psycopg.DataError, psycopg.errors.StatementTooComplex) as error:  # no value of its column
             self._refuse(frame, address, f"filter: {error.diag.message_primary or 'a value cannot be read'}")
-        except psycopg.Error:
+        except Exception as error:
             _logger.exception("realtime: a message could not be answered", asked=frame.event)
-            self._refuse(frame, address, "the database does not answer; try again")
+            who = "database" if isinstance(error, psycopg.Error) else "server"
+            self._refuse(frame, address, f"the {who} could not answer; try again")
 
     def _refuse(self, frame: Frame, address: Address, reason: str, **more: str) -> None:
         self._outbox.put(address.reply(frame.ref, "error", {"reason": reason, **more}))
