@@ -3,7 +3,7 @@
 import asyncio
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from flux.api.webhooks import parse
 from flux.cli.app import app as cli
 from flux.errors import ConflictError, InputError, NotFoundError
 from flux.store.control_feed import read_feed
+from flux.store.db import connect
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 START = NOW + timedelta(hours=1)
@@ -56,17 +57,37 @@ class Platform:
         return httpx.post(self.url, content=body, headers={k: v for k, v in given.items() if v})
 
 
-@pytest.fixture
-def live(dsn: str, tmp_path: Path) -> Iterator[LiveServer]:
-    with live_server_on(dsn, clock=lambda: NOW, webhooks_file=tmp_path / "webhooks.yaml") as live:
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("webhooks") / "webhooks.yaml"
+
+
+@pytest.fixture(scope="module")
+def live(module_dsn: str, file: Path) -> Iterator[LiveServer]:
+    asyncio.run(_add_batteries(module_dsn))
+    with live_server_on(module_dsn, clock=lambda: NOW, webhooks_file=file) as live:
         yield live
 
 
+async def _add_batteries(dsn: str) -> None:
+    async with await connect(dsn, application_name="test", autocommit=True) as db:
+        await add_device(db, "WLCE-BESS-01", "bess", metadata={"max_power_kw": 100})
+        await add_device(db, "HMCE-BESS-01", "bess", site="HMCE")
+
+
 @pytest.fixture
-async def axle(live: LiveServer, db: AsyncConnection[Any], tmp_path: Path) -> Platform:
-    await add_device(db, "WLCE-BESS-01", "bess", metadata={"max_power_kw": 100})
-    await add_device(db, "HMCE-BESS-01", "bess", site="HMCE")
-    return Platform(live, "axle", add_source(tmp_path / "webhooks.yaml", "axle", ["WLCE", "LFCE"]))
+async def db(live: LiveServer) -> AsyncIterator[AsyncConnection[Any]]:
+    """Behind the server's back; what came of a test's webhooks goes with it."""
+    async with await connect(live.dsn, application_name="test", autocommit=True) as db:
+        yield db
+        for table in ("webhook_events", "webhook_positions", "dispatch_schedules", "market_data"):
+            await db.execute(f"DELETE FROM flux.{table}".encode())
+
+
+@pytest.fixture
+def axle(live: LiveServer, db: AsyncConnection[Any], file: Path) -> Iterator[Platform]:
+    yield Platform(live, "axle", add_source(file, "axle", ["WLCE", "LFCE"]))
+    file.unlink()
 
 
 async def schedule(db: AsyncConnection[Any], site: str = "WLCE") -> list[str]:
@@ -74,16 +95,16 @@ async def schedule(db: AsyncConnection[Any], site: str = "WLCE") -> list[str]:
 
 
 async def test_a_signed_schedule_is_in_the_controllers_feed_and_on_the_command_line(
-    axle: Platform, db: AsyncConnection[Any], dsn: str, monkeypatch: pytest.MonkeyPatch
+    axle: Platform, db: AsyncConnection[Any], module_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as edge:
+    async with await psycopg.AsyncConnection.connect(module_dsn, autocommit=True) as edge:
         await edge.execute("LISTEN flux_control")
         answer = await asyncio.to_thread(axle.send, {"site": "WLCE", "steps": steps("discharge_max", "avoid_import")})
         assert answer.json() == {"site": "WLCE", "result": "applied", "added": 2, "withdrawn": 0}
         told = [notice.payload async for notice in edge.notifies(timeout=1, stop_after=1)]
     assert "dispatch_schedules" in told
     assert await schedule(db) == ["discharge_max", "avoid_import"]
-    monkeypatch.setenv("FLUX_DATABASE_URL", dsn)
+    monkeypatch.setenv("FLUX_DATABASE_URL", module_dsn)
     shown = await asyncio.to_thread(
         CliRunner().invoke, cli, ["control", "schedule", "show", "--site", "WLCE", "--json"]
     )
@@ -209,8 +230,8 @@ async def test_wrong_content_is_422_and_another_text_is_no_site(axle: Platform) 
     assert axle.send({"site": "WLCE\x00", "steps": []}).status_code == 403
 
 
-async def test_secrets_are_changed_without_a_restart_and_without_a_gap(axle: Platform, tmp_path: Path) -> None:
-    file, content = tmp_path / "webhooks.yaml", {"site": "WLCE", "steps": []}
+async def test_secrets_are_changed_without_a_restart_and_without_a_gap(axle: Platform, file: Path) -> None:
+    content = {"site": "WLCE", "steps": []}
     old, axle.secret = axle.secret, add_secret(file, "axle")
     assert axle.send(content).status_code == 200
     new, axle.secret = axle.secret, old
