@@ -186,6 +186,7 @@ def run(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def test_keys_as_a_person_types_them(run: Run, tmp_path: Path) -> None:
     made = run("create", "grafana", "--role", "authenticated", "--site", "WLCE", "--expires", "90d")
     assert "grafana: authenticated of WLCE" in made.stderr
+    assert "no site WLCE yet" in made.stderr
     claims = jwt.decode(made.stdout.strip(), options={"verify_signature": False})
     assert (claims["role"], claims["sites"], claims["name"]) == ("authenticated", ["WLCE"], "grafana")
     assert stat.S_IMODE((tmp_path / "api" / "jwt-secret").stat().st_mode) == 0o600
@@ -228,3 +229,4 @@ def test_the_audit_as_a_person_reads_it(run: Run, gateway_dsn: str) -> None:
     (row,) = json.loads(run("audit", "--key", "importer", "--json").stdout)
     assert (row["verb"], row["object"], row["rows"], row["sites"]) == ("INSERT", "mg_device_registry", 1, ["WLCE"])
     assert "importer" in run("audit").stdout
+    assert "no site" not in run("create", "k", "--role", "operator", "--site", "WLCE").stderr, "it is there by now"

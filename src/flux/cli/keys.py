@@ -32,15 +32,20 @@ def create(
     """
     from flux.api.identity import Role
     from flux.api.keys import create_key
+    from flux.store.keys import unknown_sites
 
     kind = choice(Role, role, "--role")
     secret = _secret()
     until = _until(expires) if expires else None
 
     async def work(conn: Any) -> Any:
-        return await create_key(conn, secret, name=name, role=kind, sites=site or None, by=actor(), expires_at=until)
+        new = await create_key(conn, secret, name=name, role=kind, sites=site or None, by=actor(), expires_at=until)
+        return new, await unknown_sites(conn, new.key.sites or [])
 
-    _tell(run_on_database(work))
+    new, unknown = run_on_database(work)
+    _tell(new)
+    for code in unknown:
+        typer.echo(f"note: there is no site {code} yet; this key sees nothing of it until there is", err=True)
 
 
 @app.command("list")

@@ -3,6 +3,7 @@
 A token is not kept anywhere: it is a signed statement of one row, made once by :mod:`flux.api.keys`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -129,6 +130,15 @@ async def known_names(conn: AsyncConnection[Any]) -> set[str]:
     """The names of all keys that ever were."""
     cursor = await conn.execute("SELECT DISTINCT name FROM flux.api_keys")
     return {name for (name,) in await cursor.fetchall()}
+
+
+async def unknown_sites(conn: AsyncConnection[Any], sites: Iterable[str]) -> list[str]:
+    """Those of ``sites`` that the registry has not; a key may be made before its site is."""
+    cursor = await conn.execute(
+        "SELECT code FROM unnest(%s::text[]) code WHERE code NOT IN (SELECT site FROM flux.sites) ORDER BY 1",
+        (list(sites),),
+    )
+    return [code for (code,) in await cursor.fetchall()]
 
 
 async def audit(
