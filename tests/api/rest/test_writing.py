@@ -376,3 +376,12 @@ async def test_a_reader_writes_nothing_and_an_operator_only_its_own_site(rest: R
     moved = await send(rest, "POST", "/mg_device_registry", {"name": "M3", "type": "meter", "site": "HMCE"}, OPERATOR)
     assert (moved.status_code, moved.json()["code"]) == (403, "42501")
     assert await fetch(db, "SELECT name FROM flux.mg_device_registry") == [("M2",)]
+
+
+@pytest.mark.parametrize(
+    ("row", "missing"), [({"status": "online"}, "device_id"), ({"device_id": str(UUID(int=1))}, "timestamp")]
+)
+async def test_a_row_of_a_series_names_its_device_and_time(rest: Rest, row: dict[str, str], missing: str) -> None:
+    refused = await send(rest, "POST", "/device_health", [row])
+    assert (refused.status_code, refused.json()["code"]) == (400, "23502")
+    assert f'"{missing}"' in refused.json()["message"]

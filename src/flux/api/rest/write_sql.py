@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from psycopg.sql import Literal
 
 from flux.api.rest.catalogue import ColumnInfo
+from flux.api.rest.errors import ApiError
 from flux.api.rest.prefer import Resolution
 from flux.api.rest.sqltext import Fragment, joined, name, sql
 from flux.store.ingest import FUTURE_TOLERANCE, OLDEST
@@ -50,10 +51,19 @@ REFUSED = sql(
 
 
 def series_of(table: str, columns: Sequence[ColumnInfo]) -> Series | None:
-    """How rows of a table with these columns are looked at before they are stored; None: they are not."""
+    """How rows of a table with these columns are looked at before they are stored; None: they are not.
+
+    ApiError 400 (23502) for rows without a device or time: PostgreSQL would say that there is no partition for them.
+    """
     series = SERIES.get(table)
+    if series is None or not columns:
+        return None
     named = {column.name for column in columns}
-    return series if series is not None and {"device_id", series.time_column} <= named else None
+    for needed in ("device_id", series.time_column):
+        if needed not in named:
+            message = f'null value in column "{needed}" of relation "{table}" violates not-null constraint'
+            raise ApiError(400, "23502", message)
+    return series
 
 
 def body_rows(body: Fragment, columns: Sequence[ColumnInfo], *, missing_default: bool, single: bool) -> Fragment:
