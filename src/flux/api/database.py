@@ -90,8 +90,7 @@ async def session_as_caller(
                 yield conn
             finally:
                 if conn.pgconn.transaction_status == TransactionStatus.IDLE:
-                    await conn.execute("RESET ROLE")
-                    await conn.execute("RESET ALL")
+                    await conn.execute("RESET ROLE; RESET ALL")
                     undone = True
         finally:
             if not undone:

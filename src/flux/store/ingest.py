@@ -192,14 +192,17 @@ async def _store_once(
 ) -> tuple[IngestResult, list[Rejection]]:
     batches = _split(readings)
     rejections: list[Rejection] = []
-    screened = []
+    screened, missing = [], []
     async with conn.transaction():
         for batch in batches:
             refused = await _screen(conn, batch)
             rejections += refused
-            screened.append(batch.without(refused) if refused else batch)
-    for batch in screened:
-        await ensure_partitions(conn, batch.kind.table, [reading.time for reading in batch.readings])
+            screened.append(one := batch.without(refused) if refused else batch)
+            times = [reading.time for reading in one.readings]
+            if await _without_partition(conn, one.kind.table, times):
+                missing.append((one.kind.table, times))
+    for table, times in missing:
+        await ensure_partitions(conn, table, times)
     try:
         return await _write(conn, readings, screened, rejections, record=record, in_order=in_order)
     except _PYTHON_REFUSES:
@@ -270,18 +273,18 @@ class _Screen:
 
 async def _screen(conn: AsyncConnection[Any], batch: _Batch) -> list[Rejection]:
     devices = {reading.device_id for reading in batch.readings if isinstance(reading.device_id, UUID)}
-    cursor = await conn.execute(
-        """SELECT sent.id, device.type, rollup.cut FROM unnest(%b::uuid[]) AS sent(id)
-           LEFT JOIN flux.mg_device_registry device USING (id)
-           LEFT JOIN flux.rollup_devices rollup ON rollup.device_id = sent.id
-           WHERE device.type IS DISTINCT FROM %s OR rollup.cut IS NOT NULL""",
+    cursor = await conn.execute(  # the database's clock is the one that all edges share
+        """SELECT now(), found.* FROM (SELECT) always LEFT JOIN (
+               SELECT sent.id, device.type, rollup.cut FROM unnest(%b::uuid[]) AS sent(id)
+               LEFT JOIN flux.mg_device_registry device USING (id)
+               LEFT JOIN flux.rollup_devices rollup ON rollup.device_id = sent.id
+               WHERE device.type IS DISTINCT FROM %s OR rollup.cut IS NOT NULL) found ON true""",
         (list(devices), batch.kind.name),
     )
-    found = await cursor.fetchall()
+    rows = await cursor.fetchall()
+    now, found = rows[0][0], [row[1:] for row in rows if row[1] is not None]
     strangers = {device: actual for device, actual, _ in found if actual != batch.kind.name}
     cuts = {device: cut for device, _, cut in found if cut is not None}
-    cursor = await conn.execute("SELECT now()")  # the database's clock is the one that all edges share
-    (now,) = (await cursor.fetchall())[0]
     screen = _Screen(batch.kind, strangers, cuts, now + FUTURE_TOLERANCE)
     if screen.all_good(batch.readings):
         return []
@@ -293,17 +296,23 @@ async def ensure_partitions(conn: AsyncConnection[Any], table: str, times: Seque
     """Make what is missing, in a transaction of its own: it must not hold its locks while rows are copied."""
     if not times:
         return
-    days = _days(times)
     async with conn.transaction():
-        cursor = await conn.execute(
-            """SELECT min(d.day) FROM flux.time_series s, unnest(%s::timestamptz[]) AS d(day)
-               WHERE s.table_name = %s AND s.engine = 'partitions'
-               GROUP BY flux.partition_name(s.table_name, s.step, d.day)
-               HAVING to_regclass('flux.' || flux.partition_name(s.table_name, s.step, d.day)) IS NULL""",
-            (days, table),
-        )
-        for (day,) in await cursor.fetchall():
+        for day in await _without_partition(conn, table, times):
             await conn.execute("SELECT flux.ensure_partitions(%s::regclass, %s, %s)", (f"flux.{table}", day, day))
+
+
+async def _without_partition(conn: AsyncConnection[Any], table: str, times: Sequence[datetime]) -> list[datetime]:
+    """A day of each partition that is missing."""
+    if not times:
+        return []
+    cursor = await conn.execute(
+        """SELECT min(d.day) FROM flux.time_series s, unnest(%s::timestamptz[]) AS d(day)
+           WHERE s.table_name = %s AND s.engine = 'partitions'
+           GROUP BY flux.partition_name(s.table_name, s.step, d.day)
+           HAVING to_regclass('flux.' || flux.partition_name(s.table_name, s.step, d.day)) IS NULL""",
+        (_days(times), table),
+    )
+    return [day for (day,) in await cursor.fetchall()]
 
 
 def _days(times: Sequence[datetime]) -> list[datetime]:
