@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
-from tests.edge.both import ADAPTERS, links
+from tests.edge.both import ADAPTERS, MOSTLY_SQL, links
 from tests.edge.plant import Plant, Switch, running_plant
 
 from flux.devices.simulator import SimulatedSite
@@ -21,7 +21,7 @@ from flux.store.jobs import create_job, get_job
 BESS, METER = "WLCE-BESS-01", "WLCE-GRID-METER"
 
 
-@pytest.fixture(params=ADAPTERS)
+@pytest.fixture(params=MOSTLY_SQL)
 async def plant(
     request: pytest.FixtureRequest,
     make_site: Callable[..., SimulatedSite],
@@ -61,6 +61,7 @@ def in_minutes(minutes: float) -> str:
     return (system_clock() + timedelta(minutes=minutes)).isoformat()
 
 
+@pytest.mark.parametrize("plant", ADAPTERS, indirect=True)
 async def test_a_set_point_holds_until_a_stop_and_is_in_the_ledger(plant: Plant) -> None:
     async with plant.edge():
         await controls(plant)

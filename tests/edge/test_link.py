@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 from psycopg import AsyncConnection
-from tests.edge.both import ADAPTERS, links
+from tests.edge.both import ADAPTERS, MOSTLY_SQL, links
 from tests.edge.fakes import START, kept_decision
 
 from flux.control.ledger import PlanText
@@ -83,6 +83,7 @@ async def test_a_change_is_heard_at_once(link: PlatformLink, db: AsyncConnection
     assert not (await link.registry()).devices[0].active
 
 
+@pytest.mark.parametrize("link", MOSTLY_SQL, indirect=True)
 async def test_a_first_poll_makes_a_device_active(link: PlatformLink, db: AsyncConnection[Any], meter: Device) -> None:
     assert meter.state is DeviceState.TESTING
     await link.report_state(DeviceId(meter.id), DeviceState.ACTIVE, "it answered a poll")
@@ -91,6 +92,7 @@ async def test_a_first_poll_makes_a_device_active(link: PlatformLink, db: AsyncC
         await link.report_state(DeviceId(UUID(int=7)), DeviceState.ACTIVE, "nobody")
 
 
+@pytest.mark.parametrize("link", MOSTLY_SQL, indirect=True)
 async def test_the_platforms_clock_is_utc(link: PlatformLink) -> None:
     assert abs((await link.platform_time() - system_clock()).total_seconds()) < 5
 
@@ -157,6 +159,7 @@ async def test_decisions_go_with_the_readings(link: PlatformLink, db: AsyncConne
     assert rows == [(name, 40 + 1 / 7, ["WLCE-BESS-01 does not follow"]) for name in ("", "calm")]
 
 
+@pytest.mark.parametrize("link", MOSTLY_SQL, indirect=True)
 async def test_a_decision_of_nobody_holds_up_nothing(
     link: PlatformLink, db: AsyncConnection[Any], meter: Device
 ) -> None:
@@ -170,6 +173,7 @@ async def add_battery(db: AsyncConnection[Any]) -> Device:
     return await add_device(db, new, actor="test")
 
 
+@pytest.mark.parametrize("link", MOSTLY_SQL, indirect=True)
 async def test_the_feed_comes_by_cursor(link: PlatformLink, db: AsyncConnection[Any], meter: Device) -> None:
     known = await link.control_feed(None, 0)
     assert known is not None
@@ -183,6 +187,7 @@ async def test_the_feed_comes_by_cursor(link: PlatformLink, db: AsyncConnection[
     assert feed.connection.import_kw == 70
 
 
+@pytest.mark.parametrize("link", MOSTLY_SQL, indirect=True)
 async def test_a_stop_is_in_the_snapshot_and_is_acknowledged(
     link: PlatformLink, db: AsyncConnection[Any], meter: Device
 ) -> None:
