@@ -75,8 +75,8 @@ class Serving:
         self.process.kill()
         await self.process.wait()
 
-    async def key(self) -> str:
-        command = [sys.executable, "-m", "flux", "keys", "create", "wlce-edge", "--role", "edge"]
+    async def key(self, role: str = "edge") -> str:
+        command = [sys.executable, "-m", "flux", "keys", "create", f"wlce-{role}", "--role", role]
         environment = {key: value for key, value in os.environ.items() if key != "FLUX_DATABASE_URL"}
         made = await asyncio.create_subprocess_exec(
             *command,
