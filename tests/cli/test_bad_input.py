@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -309,24 +309,10 @@ def filled(case: Case, places: Mapping[str, str]) -> Case:
     return Case(fill(case.command), case.code, fill(case.says), {k: fill(v) for k, v in env.items()})
 
 
-@pytest.fixture(scope="module")
-def ran(
-    request: pytest.FixtureRequest, places: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[int, Future[Ran]]]:
-    """The cases that were selected, run two at a time: most of the time of each is the start of Python."""
-    name = test_one_clear_line_and_nothing_begun.__name__
-    items = [one for one in request.session.items if isinstance(one, pytest.Function) and one.originalname == name]
-    cases = {int(str(one.callspec.params["number"])): one for one in items}
-    with ThreadPoolExecutor(2) as pool:
-        yield {
-            number: pool.submit(run, case.command, tmp_path_factory.mktemp("case"), case.env)
-            for number, case in ((number, filled(CASES[number], places)) for number in cases)
-        }
-
-
 @pytest.mark.parametrize("number", range(len(CASES)), ids=map(str, CASES))
-def test_one_clear_line_and_nothing_begun(number: int, ran: dict[int, Future[Ran]], places: dict[str, str]) -> None:
-    problem = ran[number].result().problem(filled(CASES[number], places))
+def test_one_clear_line_and_nothing_begun(number: int, tmp_path: Path, places: dict[str, str]) -> None:
+    case = filled(CASES[number], places)
+    problem = run(case.command, tmp_path, case.env).problem(case)
     assert problem is None, problem
 
 
