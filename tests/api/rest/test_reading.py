@@ -226,6 +226,12 @@ async def test_csv_is_read_by_a_reader_of_csv(rest: Rest, plain: Connection[Any]
         ("sites?select=site::nothing", 400, "42704", 'type "nothing" does not exist'),
         ("sites?select=site::regclass", 400, "42704", 'type "regclass" does not exist'),
         ("sites?select=market_data_types(id)", 400, "PGRST200", "Could not find a relationship between 'sites' and"),
+        (
+            "mg_device_registry?select=mg_meter_readings(mg_device_registry(mg_meter_readings(time)))",
+            400,
+            "54001",
+            "'mg_meter_readings' is embedded as a list within a list of itself",
+        ),
         ("sites?mg_device_registry.name=eq.1", 400, "PGRST108", "'mg_device_registry' is not an embedded resource"),
         ("sites?order=mg_device_registry(name)", 400, "PGRST108", "'mg_device_registry' is not an embedded resource"),
         (

@@ -89,8 +89,8 @@ def plan_read(catalogue: Catalogue, table: Table, query: Query) -> Node:
     """The tree of what ``query`` reads, ``table`` at its root.
 
     ApiError 400 for a column (42703) or relationship (PGRST200) that is not there, a resource that is not embedded
-    (PGRST108), an order by one of several (PGRST118), an aggregate (PGRST123); 300 (PGRST201) for an embedded resource
-    that could be several.
+    (PGRST108), an order by one of several (PGRST118), an aggregate (PGRST123), a list within a list of the same table
+    (54001); 300 (PGRST201) for an embedded resource that could be several.
     """
     planner = _Planner(catalogue)
     root = planner.node(table, query.select or ALL, query, ())
@@ -104,8 +104,15 @@ class _Planner:
         self.count = 0
         self.paths: set[Path] = {()}
 
-    def node(self, table: Table, select: tuple[Column | Embed, ...], query: Query, path: Path) -> Node:
-        """``path``: what the query calls this resource."""
+    def node(
+        self,
+        table: Table,
+        select: tuple[Column | Embed, ...],
+        query: Query,
+        path: Path,
+        lists: frozenset[str] = frozenset(),
+    ) -> Node:
+        """``path``: what the query calls this resource; ``lists``: tables whose rows come as lists on the way to it."""
         number = self.count
         self.count += 1
         count = _counting(table, select)
@@ -113,7 +120,7 @@ class _Planner:
             (count,)
             if count
             else tuple(
-                self.child(table, item, query, path) if isinstance(item, Embed) else _checked(table, item)
+                self.child(table, item, query, path, lists) if isinstance(item, Embed) else _checked(table, item)
                 for item in select
             )
         )
@@ -129,11 +136,15 @@ class _Planner:
         _check_order(node)
         return node
 
-    def child(self, table: Table, embed: Embed, query: Query, path: Path) -> Child:
+    def child(self, table: Table, embed: Embed, query: Query, path: Path, lists: frozenset[str]) -> Child:
         way = self.catalogue.relationship(table.name, embed.relation, embed.hint)
+        if not way.to_one:
+            if way.target in lists:
+                raise _listed_twice(way.target)
+            lists |= {way.target}
         here = (*path, self.called(embed, query, path))
         self.paths.add(here)
-        return Child(self.node(self.catalogue.table(way.target), embed.select, query, here), embed, way)
+        return Child(self.node(self.catalogue.table(way.target), embed.select, query, here, lists), embed, way)
 
     def called(self, embed: Embed, query: Query, path: Path) -> str:
         """Its alias; the resource's own name where the query says that instead."""
@@ -189,6 +200,16 @@ def _check_order(node: Node) -> None:
                 f"'{node.table.name}' and '{term.relation}' do not form a many-to-one or one-to-one relationship",
             )
         child.node.table.column(term.field.name)
+
+
+def _listed_twice(table: str) -> ApiError:
+    """Readings of the device of each reading …: the answer would grow with the square of the rows, and again."""
+    return ApiError(
+        400,
+        "54001",
+        f"'{table}' is embedded as a list within a list of itself",
+        hint="Ask for it once, and read the inner rows with a second request.",
+    )
 
 
 def not_embedded(name: str) -> ApiError:
