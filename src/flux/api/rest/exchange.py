@@ -68,8 +68,11 @@ async def while_there(receive: Receive, answering: Awaitable[None]) -> None:
 
     async def watch() -> None:
         nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        whole = False
+        while (message := await receive())["type"] != "http.disconnect":
+            if whole:
+                return  # whoever gives the body again and again will not tell
+            whole = not message.get("more_body", False)
         if answerer is not None:
             gone = True
             answerer.cancel()
