@@ -90,7 +90,7 @@ def plan_read(catalogue: Catalogue, table: Table, query: Query) -> Node:
 
     ApiError 400 for a column (42703) or relationship (PGRST200) that is not there, a resource that is not embedded
     (PGRST108), an order by one of several (PGRST118), an aggregate (PGRST123), a list within a list of the same table
-    (54001); 300 (PGRST201) for an embedded resource that could be several.
+    (PGRST127); 300 (PGRST201) for an embedded resource that could be several.
     """
     planner = _Planner(catalogue)
     root = planner.node(table, query.select or ALL, query, ())
@@ -206,7 +206,7 @@ def _listed_twice(table: str) -> ApiError:
     """Readings of the device of each reading …: the answer would grow with the square of the rows, and again."""
     return ApiError(
         400,
-        "54001",
+        "PGRST127",
         f"'{table}' is embedded as a list within a list of itself",
         hint="Ask for it once, and read the inner rows with a second request.",
     )
