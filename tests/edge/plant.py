@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +106,14 @@ async def running_plant(
 ) -> AsyncIterator[Plant]:
     """Serve ``site`` and register its devices; the link of its edges is ``make_link``'s, by default one by SQL."""
     replies: list[Reply] = []
-    async with SimulatorServer(site, system_clock, on_reply=replies.append) as server:
-        plant = Plant(server, dsn, db, home, make_link or (lambda site: SqlLink(site, lambda: dsn)))
+    async with SimulatorServer(site, system_clock, on_reply=replies.append) as server, AsyncExitStack() as made:
+
+        def make(of_site: str) -> PlatformLink:
+            link = make_link(of_site) if make_link else SqlLink(of_site, lambda: dsn)
+            made.push_async_callback(link.close)  # an edge that is cut off in the middle leaves its own open
+            return link
+
+        plant = Plant(server, dsn, db, home, make)
         plant.replies = replies
         for device in server.devices:
             new = NewDevice(name=device.name, type=device.type, site="WLCE", metadata=device.metadata)
